@@ -1,0 +1,65 @@
+# make book   environment, data, strict build; prints the path of the first page
+# make test   environment, data, pytest, and every notebook re-executed and compared
+
+PYTHON ?= python3
+VENV   ?= .venv
+PRESET ?= book
+ARGS   ?=
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NOTEBOOKS := $(sort $(wildcard book/*.ipynb))
+PIP       := $(BIN)/python -m pip --disable-pip-version-check -qq install
+
+.DEFAULT_GOAL := help
+.PHONY: help install data book test notebooks reproduce lint clean
+
+help:
+	@echo "make book                    build the book in _build/html"
+	@echo "make test                    unit tests, then every notebook re-executed and compared"
+	@echo "make notebooks               execute the notebooks in place"
+	@echo "make reproduce PRESET=book   compute every published run, then execute the notebooks"
+	@echo "make lint                    ruff"
+	@echo "make clean                   remove what was built (data and finished runs stay)"
+	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) ARGS='$(ARGS)'"
+
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11")'
+	@echo "Installing into $(VENV); the first time this takes a few minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -e .
+	@touch $@
+
+data: install
+	@$(BIN)/python -m tangents data mnist
+
+book: data
+	rm -rf _build/html _build/.doctrees
+	$(BIN)/jupyter-book build . --all -W -n --keep-going -q
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: data
+	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS)
+
+notebooks: data
+	$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
+
+reproduce: data
+	@set -e; for study in $$($(BIN)/python -c \
+	    'from tangents.experiments import STUDIES; print(*STUDIES)'); do \
+	  $(BIN)/python -m tangents run $$study --preset $(PRESET) $(ARGS); \
+	  $(BIN)/python -m tangents publish $$study --preset $(PRESET); \
+	done
+	$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
+
+lint: install
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf _build build .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+"""Arithmetic on dictionaries of parameters, and transformations of functions of them.
+
+Parameters are a ``dict[str, Tensor]``, as in ``torch.func``. Many networks live on one
+leading axis: in a *stack* of b networks every tensor has shape ``(b, ...)``, and everything
+here that reduces, reduces within each network.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Function = Callable[[Params, Tensor], Tensor]
+
+
+def stack(networks: Sequence[Params]) -> Params:
+    """The networks on one leading axis: every tensor (b, ...) for b networks of equal shapes."""
+    if not networks:
+        raise ValueError("stack: got no network, at least one is needed")
+    return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
+
+
+def select(tensors: Params, index: Int[Tensor, " k"] | int) -> Params:
+    """The networks `index` of a stack; an integer drops the leading axis."""
+    return {name: value[index] for name, value in tensors.items()}
+
+
+def axpy(scale: Float[Tensor, " b"], x: Params, y: Params) -> Params:
+    """y + scale * x, each network of the stack with its own scale (b,)."""
+    return {k: torch.addcmul(y[k], _column(scale, x[k]), x[k]) for k in y}
+
+
+def where(mask: Tensor, yes: Params, no: Params) -> Params:
+    """The networks of `yes` where the mask (b,) holds, of `no` elsewhere."""
+    return {k: torch.where(_column(mask, no[k]), yes[k], no[k]) for k in no}
+
+
+def inner(x: Params, y: Params) -> Float[Tensor, " b"]:
+    """Euclidean inner product over all parameters, one number for each network: (b,)."""
+    return sum(torch.linalg.vecdot(x[k].flatten(1), y[k].flatten(1)) for k in x)
+
+
+def norm(x: Params) -> Float[Tensor, " b"]:
+    """Euclidean norm over all parameters, one number for each network: (b,)."""
+    return inner(x, x).sqrt()
+
+
+def difference(x: Params, y: Params) -> Params:
+    """x - y, tensor by tensor."""
+    return {k: x[k] - y[k] for k in x}
+
+
+def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Function:
+    """F(w, x) = alpha (f(w, x) - f(w0, x)), the predictor whose laziness alpha sets.
+
+    `alpha` is a number, or one number a network, shape (b, 1) for stacked outputs (b, n).
+    At w = w0 the predictor is exactly zero. Source: Chizat, Oyallon & Bach (2019), section 1;
+    Geiger et al. (2020), eq. (2).
+    """
+    return lambda params, x: alpha * (f(params, x) - f(params0, x))
+
+
+def linearise(f: Function, params0: Params) -> Function:
+    """f_lin(w, x) = f(w0, x) + D f(w0, x) [w - w0], the tangent model at w0.
+
+    One forward-mode pass a call; exact for a function that is affine in its parameters.
+    Source: Lee et al. (2019), eq. (3).
+    """
+
+    def f_lin(params: Params, x: Tensor) -> Tensor:
+        shift = difference(params, params0)
+        value, slope = torch.func.jvp(lambda p: f(p, x), (params0,), (shift,))
+        return value + slope
+
+    return f_lin
+
+
+def _column(v: Tensor, like: Tensor) -> Tensor:
+    return v.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,160 @@
+"""What the published tables are worth: claims judged on them, a share of runs recomputed."""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tangents.results import (
+    Claim,
+    ConfigError,
+    Experiment,
+    Finding,
+    ResultsError,
+    Run,
+    Store,
+    coerce,
+    field_types,
+    fingerprint,
+    in_order,
+    published,
+    results_root,
+)
+from tangents.sweep import sweep
+
+AUDIT = ["metric", "rows", "missing", "deviation", "of tolerance", "run", "agrees"]
+
+
+def is_published(experiment: Experiment, preset: str) -> bool:
+    return (results_root() / f"{experiment.name}-{preset}.parquet").exists()
+
+
+def _judge(
+    claim: Claim, frame: pd.DataFrame, arrays: dict[str, np.ndarray]
+) -> tuple[Finding, bool]:
+    try:
+        finding = claim.check(frame, arrays)
+        if not isinstance(finding, Finding):
+            raise TypeError(f"the check returned {type(finding).__name__}, not a Finding")
+        return finding, False
+    except Exception as error:  # a claim is judged even where its check breaks
+        note = " ".join(f"{type(error).__name__}: {error}".split())
+        return Finding(math.nan, math.nan, math.nan, "inconclusive", 0, note), True
+
+
+def judge(experiment: Experiment, presets: Iterable[str]) -> list[dict[str, Any]]:
+    """One entry a claim and published preset; "failed" tells whether the check raised an error."""
+    entries = []
+    for preset in presets:
+        if not is_published(experiment, preset):
+            continue
+        frame, arrays = published(experiment.name, preset)
+        for claim in experiment.claims:
+            finding, failed = _judge(claim, frame, arrays)
+            entries.append({
+                "id": claim.id, "paper": claim.paper, "source": claim.source,
+                "statement": claim.statement, "preset": preset,
+                **{name: float(getattr(finding, name)) for name in ("estimate", "low", "high")},
+                "expected": claim.expected, "verdict": finding.verdict,
+                "n_runs": int(finding.n_runs), "note": finding.note, "failed": failed,
+            })  # fmt: skip
+    return entries
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: None for nan and the infinities."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sample(experiment: Experiment, frame: pd.DataFrame, fraction: float, seed: int) -> list[Any]:
+    names = list(field_types(experiment.config))
+    if missing := [name for name in names if name not in frame]:
+        raise ResultsError(
+            f"{experiment.name}: the table lacks the field {missing[0]!r}: publish again"
+        )
+    runs = frame.drop_duplicates("run_id").set_index("run_id")[names].sort_index()
+    values = runs.to_dict("index")
+    count = max(1, round(fraction * len(values)))
+    chosen = random.Random(seed).sample(list(values), count)
+    try:
+        configs = {i: coerce(experiment.config, values[i]) for i in chosen}
+    except ConfigError as error:
+        raise ResultsError(f"{experiment.name}: published with a config of old: {error}") from error
+    for run_id, config in configs.items():
+        if fingerprint(experiment, config) != run_id:
+            raise ResultsError(
+                f"{experiment.name}: run {run_id} was published by another version "
+                f"than {experiment.version}: run and publish again"
+            )
+    return list(configs.values())
+
+
+def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows keyed by metric, split and place within them: an adaptive step count may differ."""
+    key = ["metric", "split"]
+    return rows.assign(place=rows.groupby(key).cumcount())[[*key, "place", "value"]]
+
+
+def compare(experiment: Experiment, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Each row of a published run against the recomputed one: deviation, and that over tolerance.
+
+    Equal infinities, and two nans, agree; a row that one side lacks has an infinite deviation.
+    """
+    both = _numbered(rows).merge(
+        _numbered(pd.DataFrame(in_order(run))),
+        how="outer",
+        on=["metric", "split", "place"],
+        indicator=True,
+    )
+    old, new = both["value_x"].to_numpy(), both["value_y"].to_numpy()
+    here = (both["_merge"] == "both").to_numpy()
+    default = experiment.tolerances["*"]
+    rtol, atol = np.array([experiment.tolerances.get(m, default) for m in both["metric"]]).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        same = here & ((old == new) | (np.isnan(old) & np.isnan(new)))
+        comparable = here & np.isfinite(old) & np.isfinite(new)
+        deviation = np.where(same, 0.0, np.where(comparable, np.abs(old - new), np.inf))
+        ratio = np.where(
+            same, 0.0, deviation / np.where(comparable, atol + rtol * np.abs(old), 1.0)
+        )
+    return both.assign(run_id=run.run_id, missing=~here, deviation=deviation, ratio=ratio)
+
+
+def audit(
+    experiment: Experiment, preset: str, fraction: float, seed: int = 0, **options: Any
+) -> pd.DataFrame:
+    """Recomputes a random share of the published runs (at least one), in stacks of their own.
+
+    Returns one row a metric: rows compared and missing, the largest deviation (absolute, and in
+    units of the tolerance), its run, and whether all agree. Raises ResultsError where the table is
+    not there or stems from another version of the experiment, SweepError where runs fail.
+    """
+    frame, _ = published(experiment.name, preset)
+    configs = _sample(experiment, frame, fraction, seed)
+    with tempfile.TemporaryDirectory(prefix="tangents-audit-") as folder:
+        store = Store(folder)
+        sweep(experiment, configs, store, **options)
+        runs = [store.get(experiment, config) for config in configs]
+    groups = dict(list(frame.groupby("run_id")))
+    rows = pd.concat([compare(experiment, groups[run.run_id], run) for run in runs])
+    table = []
+    for metric, group in rows.groupby("metric"):
+        worst = group.iloc[group["ratio"].to_numpy().argmax()]
+        table.append(
+            (
+                metric,
+                len(group),
+                int(group["missing"].sum()),
+                worst["deviation"],
+                worst["ratio"],
+                worst["run_id"],
+                bool((group["ratio"] <= 1).all()),
+            )
+        )
+    return pd.DataFrame(table, columns=AUDIT)

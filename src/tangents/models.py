@@ -1,0 +1,154 @@
+"""Networks in the NTK parametrisation: entries N(0, 1), forward pass scaled by 1/sqrt(fan-in).
+
+Each module takes ordinary parameters or a stack of b networks on a leading axis (through
+``torch.func.functional_call``); a stack maps inputs (n, ...) to outputs (b, n, c).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from tangents.functional import Function, Params, stack
+
+# a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
+# standard normal z; a test recomputes it by quadrature. Geiger et al. (2020), section 2.1.
+SOFTPLUS_BETA, SOFTPLUS_GAIN = 5.0, 1.40438
+
+
+def softplus(z: Tensor) -> Tensor:
+    """Softplus with unit second moment under N(0, 1) (Geiger et al. 2020, section 2.1)."""
+    return SOFTPLUS_GAIN * F.softplus(z, beta=SOFTPLUS_BETA)
+
+
+def relu(z: Tensor) -> Tensor:
+    """sqrt(2) max(0, z), with unit second moment under N(0, 1)."""
+    return math.sqrt(2.0) * F.relu(z)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softplus": softplus,
+    "relu": relu,
+    "tanh": torch.tanh,
+}
+
+
+class Linear(nn.Linear):
+    """z = W x / sqrt(fan-in) + b. Weights (c, d) or, stacked, (b, c, d)."""
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / math.sqrt(self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if weight.dim() == 2:
+            return F.linear(x * self.scale, weight, self.bias)
+        x = x.expand(len(weight), *x.shape[-2:])
+        if self.bias is None:
+            return torch.bmm(x, weight.mT * self.scale)
+        return torch.baddbmm(self.bias.unsqueeze(-2), x, weight.mT, alpha=self.scale)
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution scaled by 1/sqrt(fan-in); a stack of b networks runs as b channel groups.
+
+    Inputs (n, c_in, H, W), shared by the stack, or (b, n, c_in, H, W).
+    """
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / math.sqrt(self.in_channels * math.prod(self.kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.scale
+        if weight.dim() == 4:
+            return self._conv_forward(x, weight, self.bias)
+        b, c_out = weight.shape[:2]
+        groups = 1 if x.dim() == 4 else b
+        if groups > 1 or x.dim() == 5:
+            x = x.transpose(0, 1).flatten(1, 2)
+        bias = None if self.bias is None else self.bias.flatten()
+        z = F.conv2d(x, weight.flatten(0, 1), bias, self.stride, self.padding, groups=groups)
+        return z.unflatten(1, (b, c_out)).transpose(0, 1)
+
+
+class MLP(nn.Module):
+    """Fully connected network with `depth` hidden layers of one width.
+
+    f = W_L a_L / sqrt(h), a_l = sigma(z_l), z_{l+1} = W_l a_l / sqrt(h) + b_l, z_1 = W_0 x / sqrt(d)
+    + b_0 (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c).
+    """
+
+    def __init__(self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True):
+        super().__init__()
+        _require(min(d, width, depth, c) >= 1, "MLP: d, width, depth and c must be at least 1")
+        self.activation = activation_named(activation)
+        sizes = [d] + [width] * depth
+        self.hidden = nn.ModuleList(
+            Linear(i, o, bias=bias) for i, o in zip(sizes, sizes[1:], strict=False)
+        )
+        self.readout = Linear(width, c, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = self.activation(layer(x))
+        return self.readout(x)
+
+
+class ConvNet(nn.Module):
+    """Four 5x5 convolutions (padding 1, strides 2, 1, 2, 1), spatial mean, linear read-out.
+
+    On 28 x 28 images the maps are 13, 11, 5 and 3 pixels wide. Input (n, c_in, H, W), output
+    (n, c). Source: Geiger et al. (2020), appendix on the convolutional architecture.
+    """
+
+    def __init__(self, c_in: int, width: int, c: int = 1, activation="relu", bias=True):
+        super().__init__()
+        _require(min(c_in, width, c) >= 1, "ConvNet: c_in, width and c must be at least 1")
+        self.activation = activation_named(activation)
+        channels = [c_in] + [width] * 4
+        self.hidden = nn.ModuleList(
+            Conv2d(i, o, 5, stride=s, padding=1, bias=bias)
+            for i, o, s in zip(channels, channels[1:], (2, 1, 2, 1), strict=False)
+        )
+        self.readout = Linear(width, c, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = self.activation(layer(x))
+        return self.readout(x.mean((-2, -1)))
+
+
+def activation_named(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name; ValueError lists the accepted names."""
+    _require(name in ACTIVATIONS, f"activation {name!r} is unknown; accepted: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def initialise(module: nn.Module, seed: int, dtype=torch.float64, device="cpu") -> Params:
+    """Weights N(0, 1), biases 0. Drawn on the CPU in float64, so equal on every device."""
+    generator = Generator().manual_seed(seed)
+    return {
+        name: torch.zeros(p.shape, dtype=dtype, device=device)
+        if name.endswith("bias")
+        else torch.randn(p.shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        for name, p in module.named_parameters()
+    }
+
+
+def initialise_stack(module: nn.Module, seeds: list[int], dtype=torch.float64, device="cpu") -> Params:
+    """One network a seed on a leading axis: tensors (b, ...) for b seeds."""
+    return stack([initialise(module, seed, dtype, device) for seed in seeds])
+
+
+def apply(module: nn.Module) -> Function:
+    """f(params, x), a pure function of the parameters: (n, c), or (b, n, c) for a stack."""
+    return lambda params, x: torch.func.functional_call(module, params, (x,))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

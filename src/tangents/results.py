@@ -1,0 +1,293 @@
+"""The store of finished runs, and the published tables.
+
+A run is one config of one experiment, named by a fingerprint. The store holds one file a run, which
+is either absent or complete: a killed sweep resumes, and parallel sweeps need no lock. `publish`
+collects the runs of a preset into one tidy Parquet table. Nothing here knows what a run computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import logging
+import os
+import secrets
+import time
+import typing
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tangents.declaration import (
+    PRESETS,
+    ROW,
+    VERDICTS,
+    Claim,
+    ConfigError,
+    Experiment,
+    Finding,
+    as_values,
+    coerce,
+    expand,
+    field_types,
+    fingerprint,
+    unknown,
+)
+from tangents.provenance import PROVENANCE, REPOSITORY, provenance
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+# fmt: off
+__all__ = [
+    "PRESETS", "PROVENANCE", "REPOSITORY", "ROW", "VERDICTS", "Claim", "ConfigError", "Experiment",
+    "Finding", "ResultsError", "Run", "Store", "coerce", "expand", "field_types", "fingerprint",
+    "in_order", "provenance", "publish", "published", "results_root", "unknown",
+]
+# fmt: on
+
+log = logging.getLogger("tangents")
+
+STALE_SECONDS = 3600.0  # a temporary file lives for milliseconds: an hour old, its writer is dead
+
+
+class ResultsError(Exception):
+    """A run or a table that cannot be written, read or published (one line)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: rows as columns (those of `ROW`, equally long) and named arrays."""
+
+    run_id: str
+    config: dict[str, Any]
+    rows: dict[str, list]
+    arrays: dict[str, np.ndarray]
+    provenance: dict[str, Any]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` under `path`, or nothing: temporary name, fsync, rename. Raises ResultsError."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # mostly renamed by now
+            temporary.unlink()
+
+
+def _zipped(members: Mapping[str, bytes]) -> bytes:
+    """A zip file whose bytes depend on its members only (fixed dates, sorted names)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(members):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, members[name])
+    return buffer.getvalue()
+
+
+def _npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+class Store:
+    """Finished runs below `root`: one file <experiment>/<fingerprint>.npz each.
+
+    Such a file is a zip archive of run.json (Python's dialect, with NaN) and the arrays.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root).absolute()
+        self._reported: set[Path] = set()
+
+    def path(self, experiment: Experiment, config: Any) -> Path:
+        return self.root / experiment.name / f"{fingerprint(experiment, config)}.npz"
+
+    def has(self, experiment: Experiment, config: Any) -> bool:
+        """Whether the run is there and whole (its checksums are read, not its presence alone)."""
+        return self.get(experiment, config) is not None
+
+    def get(self, experiment: Experiment, config: Any) -> Run | None:
+        """The run, or None where it is missing or damaged; damage is reported once, on one line."""
+        path = self.path(experiment, config)
+        try:
+            return self._read(path)
+        except FileNotFoundError:
+            return None
+        except (PermissionError, NotADirectoryError) as error:
+            raise ResultsError(f"cannot read {path}: {error.strerror}") from error
+        except Exception as error:  # whatever a parser raises on damaged bytes means: damaged
+            if path not in self._reported:
+                self._reported.add(path)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                log.warning("damaged run file %s (%s): treated as missing", path, reason)
+            return None
+
+    def _read(self, path: Path) -> Run:
+        with zipfile.ZipFile(path) as archive:
+            # Reading verifies the checksums.
+            members = {name: archive.read(name) for name in archive.namelist()}
+        record = json.loads(members.pop("run.json"))
+        if record["run_id"] != path.stem:
+            raise ValueError(f"holds run {record['run_id']}")
+        read = np.lib.format.read_array
+        arrays = {
+            n.removesuffix(".npy"): read(io.BytesIO(b), allow_pickle=False)
+            for n, b in members.items()
+        }
+        return Run(path.stem, record["config"], record["rows"], arrays, record["provenance"])
+
+    def put(
+        self,
+        experiment: Experiment,
+        config: Any,
+        rows: Sequence[Mapping[str, Any]],
+        arrays: Mapping[str, Any],
+        origin: Mapping[str, Any],
+    ) -> Run:
+        """Stores a finished run; non-finite values are kept. Raises ResultsError."""
+        path = self.path(experiment, config)
+        if not rows or any(row.keys() != ROW.keys() for row in rows):
+            keys = ", ".join(ROW)
+            raise ResultsError(f"{experiment.name}: a run needs rows, with exactly the keys {keys}")
+        columns = {name: [kind(row[name]) for row in rows] for name, kind in ROW.items()}
+        record = {
+            "experiment": experiment.name,
+            "version": experiment.version,
+            "run_id": path.stem,
+            "config": as_values(experiment, config),
+            "rows": columns,
+            "provenance": dict(origin),
+        }
+        members = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+        write_atomically(path, _zipped({**members, "run.json": json.dumps(record).encode()}))
+        return Run(path.stem, record["config"], columns, dict(arrays), record["provenance"])
+
+    def list(self, experiment: Experiment) -> list[str]:
+        """Fingerprints of the experiment's runs, sorted (of any version; unread)."""
+        return sorted(path.stem for path in (self.root / experiment.name).glob("[!.]*.npz"))
+
+    def clean(self, experiment: Experiment) -> None:
+        """Removes what killed processes left: old temporary files, and locks of stored runs."""
+        folder = self.root / experiment.name
+        dead = time.time() - STALE_SECONDS
+        for path in [*folder.glob(".tmp-*"), *folder.glob("*.lock")]:
+            with contextlib.suppress(FileNotFoundError):  # its owner was faster
+                stored = path.with_suffix(".npz").exists()
+                if stored if path.suffix == ".lock" else path.stat().st_mtime < dead:
+                    path.unlink()
+
+
+def results_root(root: str | os.PathLike | None = None) -> Path:
+    """The folder of published tables: `root`, else $TANGENTS_RESULTS, else data/results."""
+    return Path(root or os.environ.get("TANGENTS_RESULTS") or REPOSITORY / "data" / "results")
+
+
+def in_order(run: Run) -> dict[str, list]:
+    """The run's rows as columns in the table's order: by metric, split, step, then as they came."""
+    keys = zip(
+        *(run.rows[name] for name in ("metric", "split", "step")), itertools.count(), strict=False
+    )
+    order = [number for *_, number in sorted(keys)]
+    return {name: [column[i] for i in order] for name, column in run.rows.items()}
+
+
+def _parquet(runs: Sequence[Run]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [in_order(run) for run in runs]
+    which = pa.array(np.repeat(np.arange(len(runs)), [len(t["step"]) for t in tables]))
+
+    def per_run(values: list) -> pa.Array:
+        array = pa.array(values)
+        return (array.dictionary_encode() if pa.types.is_string(array.type) else array).take(which)
+
+    columns = {"run_id": per_run([run.run_id for run in runs])}
+    for name in runs[0].config:
+        columns[name] = per_run([run.config[name] for run in runs])
+    for name in ROW:
+        columns[name] = pa.array(list(itertools.chain.from_iterable(t[name] for t in tables)))
+    for name in PROVENANCE:
+        columns[name] = per_run([run.provenance[name] for run in runs])
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table(columns),
+        sink,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[name for name in columns if name != "value"],
+        column_encoding={"value": "BYTE_STREAM_SPLIT"},
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def publish(
+    experiment: Experiment,
+    preset: str,
+    store: Store,
+    out: str | os.PathLike | None = None,
+    partial: bool = False,
+) -> Path:
+    """Writes a preset's runs as one tidy table, and their arrays as an .npz; returns its path.
+
+    Equal runs give equal bytes. Raises ResultsError where runs are missing, unless `partial`.
+    """
+    configs = sorted(expand(experiment, preset), key=dataclasses.astuple)
+    found = [store.get(experiment, config) for config in configs]
+    runs = [run for run in found if run is not None]
+    if not runs or (len(runs) < len(found) and not partial):
+        raise ResultsError(
+            f"{experiment.name}, preset {preset}: {len(found) - len(runs)} of "
+            f"{len(found)} runs are missing below {store.root}"
+        )
+    path = results_root(out) / f"{experiment.name}-{preset}.parquet"
+    arrays = {f"{r.run_id}/{name}.npy": _npy(a) for r in runs for name, a in r.arrays.items()}
+    write_atomically(path, _parquet(runs))
+    if arrays:
+        write_atomically(path.with_suffix(".npz"), _zipped(arrays))
+    else:
+        path.with_suffix(".npz").unlink(missing_ok=True)
+    return path
+
+
+def published(
+    study: str, preset: str, root: str | os.PathLike | None = None
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The published table of a study's preset, and its arrays by "<run_id>/<name>".
+
+    Raises ResultsError where that preset is not published or cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    path = results_root(root) / f"{study}-{preset}.parquet"
+    if not path.exists():
+        raise ResultsError(f"{study}, preset {preset}, is not published: there is no {path}")
+    try:
+        with pq.ParquetFile(path) as table:
+            frame = table.read().to_pandas()
+        arrays = {}
+        if path.with_suffix(".npz").exists():
+            with np.load(path.with_suffix(".npz")) as file:
+                arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"cannot read {path}: {error}") from error
+    return frame, arrays

@@ -1,0 +1,268 @@
+"""Training as generators: each yields its state, and measurement stays outside the loop.
+
+All loops take stacks: tensors (b, ...) for b networks that train side by side, each with its
+own step size, time and stopping point; one network is a stack of length one. Networks that
+are done leave the stack, so that the slow ones do not pay for the fast ones.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tangents.functional import Params, axpy, difference, inner, norm, select, where
+from tangents.ntk import Tangent, tangents
+
+
+class Loss(NamedTuple):
+    """A loss of the margin u = y F, elementwise: its value and two derivatives."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    curvature: Callable[[Tensor], Tensor]
+
+
+def soft_hinge(beta: float = 20.0) -> Loss:
+    """log(1 + exp(beta (1 - u))) / beta (Geiger et al. 2020, section 2.2)."""
+
+    def curvature(u):
+        s = torch.sigmoid(beta * (1 - u))
+        return beta * s * (1 - s)
+
+    return Loss(
+        lambda u: F.softplus(beta * (1 - u), threshold=1000.0) / beta,
+        lambda u: -torch.sigmoid(beta * (1 - u)),
+        curvature,
+    )
+
+
+LOSSES = {
+    "soft_hinge": soft_hinge(),
+    "hinge": Loss(lambda u: F.relu(1 - u), lambda u: -(u < 1).to(u.dtype), torch.zeros_like),
+    "square": Loss(lambda u: (1 - u).square() / 2, lambda u: u - 1, torch.ones_like),
+}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """State of an adaptive integration after one attempted step, b networks still in the stack."""
+
+    index: Int[Tensor, " b"]  # which of the networks handed in these are
+    params: Params  # (b, ...)
+    output: Float[Tensor, "b n"]  # predictor on the training set
+    loss: Float[Tensor, " b"]
+    t: Float[Tensor, " b"]  # training time, in units of the loss's gradient flow
+    dt: Float[Tensor, " b"]
+    step: Int[Tensor, " b"]  # accepted steps
+    converged: Bool[Tensor, " b"]  # every training point has margin >= 1
+    failed: Bool[Tensor, " b"]  # out of steps, or not finite
+
+
+class GradientFlow:
+    """dw/dt = -grad L by steps that must pass the two tests of Geiger et al. (2020), section 2.3.
+
+    A step is accepted if |g - g'|^2 / (|g| |g'|) < tolerance and max_i |F_i' - F_i| < change; else
+    it shrinks tenfold and is tried again; it grows by 1.1 when both measures are below half of
+    their bounds, as in their public code.
+
+    Their step is Euler's. Near the end of training the flow is stiff and Euler is held at
+    2 / (largest curvature) although the solution hardly moves. With `implicit`, the step is the
+    linearly implicit Euler step w' = w - dt (1 + dt H)^-1 g, H the Gauss-Newton matrix of the loss
+    (a W-method of order one, Steihaug & Wolfbrandt 1979), solved through the tangent kernel of the
+    examples that carry the stiffness; without any, it is Euler's again.
+    """
+
+    def __init__(self, tolerance: float = 1e-4, change: float = 0.1, implicit: bool = False):
+        self.tolerance, self.change, self.implicit = tolerance, change, implicit
+        self.grow_below = 0.5
+
+    def init(self, params: Params) -> Params:
+        return {}
+
+    def propose(self, here: "Point", memory: Params, t: Tensor, dt: Tensor):
+        if not self.implicit:
+            return axpy(-dt, here.gradient, here.params), memory
+        return axpy(-dt, implicit_direction(here, dt), here.params), memory
+
+    def size(self, g, g_new, moved):
+        """Larger of the two measures in units of its bound, (b,): a step is accepted below one."""
+        turn = difference(g, g_new)
+        turn = inner(turn, turn) / (norm(g) * norm(g_new))
+        return torch.maximum(turn / self.tolerance, moved / self.change)
+
+
+class ContinuousMomentum:
+    """dv/dt = -(mu / t) (v + grad L), dw/dt = v: a momentum whose memory is t / mu.
+
+    v relaxes exponentially towards -grad L within a step, which is exact while the gradient is
+    constant. The step keeps max_i |F_i' - F_i| within `change`. Source: Geiger et al. (2019, v1),
+    section 2, mu = 1000 for fully connected networks.
+    """
+
+    implicit = False
+
+    def __init__(self, mu: float = 1000.0, change: tuple[float, float] = (1e-4, 1e-2)):
+        self.mu, self.change = mu, change[1]
+        self.grow_below = change[0] / change[1]
+
+    def init(self, params: Params) -> Params:
+        """The velocity of each network."""
+        return {k: torch.zeros_like(v) for k, v in params.items()}
+
+    def propose(self, here: "Point", memory: Params, t: Tensor, dt: Tensor):
+        lost = torch.expm1(-self.mu * dt / torch.where(t > 0, t, dt))
+        velocity = axpy(lost, here.gradient, axpy(lost, memory, memory))
+        return axpy(dt, velocity, here.params), velocity
+
+    def size(self, g, g_new, moved):
+        return moved / self.change
+
+
+class Point(NamedTuple):
+    """What one evaluation of b networks gives, at their parameters."""
+
+    params: Params
+    output: Float[Tensor, "b n"]  # F = alpha (f - f0)
+    loss: Float[Tensor, " b"]  # sum_i l(y_i F_i) / (n alpha^2)
+    gradient: Params
+    stiffness: Float[Tensor, "b n"]  # l''(y_i F_i) / n, so that H = J^T diag(stiffness) J
+    tangent: Tangent | None
+
+    def otherwise(self, ok: Tensor, other: "Point") -> "Point":
+        """This point for the networks where `ok`, the other elsewhere."""
+        tangent = self.tangent and self.tangent.map(
+            lambda new, old: torch.where(ok[:, None, None] if new.dim() == 3 else ok[:, None], new, old),
+            other.tangent,
+        )
+        return Point(
+            where(ok, self.params, other.params),
+            torch.where(ok[:, None], self.output, other.output),
+            torch.where(ok, self.loss, other.loss),
+            where(ok, self.gradient, other.gradient),
+            torch.where(ok[:, None], self.stiffness, other.stiffness),
+            tangent,
+        )
+
+    def select(self, live: Tensor) -> "Point":
+        """The networks `live` alone."""
+        return Point(
+            select(self.params, live),
+            self.output[live],
+            self.loss[live],
+            select(self.gradient, live),
+            self.stiffness[live],
+            self.tangent and self.tangent.map(lambda x: x[live]),
+        )
+
+
+def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
+    """(1 + dt H)^-1 g for each network, H = J^T D J and D the stiffness, by Woodbury's identity.
+
+    Examples whose dt D_i |J_i|^2 sum to less than 0.1 are left out, smallest first: a step is
+    stable without them.
+    """
+    J, g = here.tangent, here.gradient
+    weight = dt[:, None] * here.stiffness * J.diagonal()
+    ranked, order = weight.sort(descending=True)
+    count = (ranked.flip(-1).cumsum(-1).flip(-1) > 0.1).sum(-1).tolist()
+    if not any(count):
+        return g
+    slope = J.forward(g)
+    found = []
+    for i, k in enumerate(count):
+        rows = order[i, :k]
+        J_i, root = J.map(lambda v, i=i, rows=rows: v[i, rows]), here.stiffness[i, rows].sqrt()
+        M = J_i.gram().mul_(dt[i] * root[:, None] * root)
+        M.diagonal().add_(1)
+        solved = torch.cholesky_solve((root * slope[i, rows])[:, None], torch.linalg.cholesky(M))
+        found.append(J_i.backward(dt[i] * root * solved[:, 0]))
+    return difference(g, {name: torch.stack([f[name] for f in found]) for name in g})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """b networks of one kind, their data and output scales: loss (1/alpha^2) mean_i l(y_i F_i).
+
+    F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n).
+    """
+
+    module: nn.Module
+    x: Tensor
+    y: Float[Tensor, " n"]
+    loss: Loss
+    alpha: Float[Tensor, " b"]
+    f0: Float[Tensor, "b n"]
+
+    def at(self, params: Params, factored: bool) -> Point:
+        """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
+        if factored:
+            (tangent,) = tangents(self.module, params, self.x)
+            f, pull = tangent.value, tangent.backward
+        else:
+            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+            graph = torch.func.functional_call(self.module, leaves, (self.x,))[..., 0]
+            f, tangent = graph.detach(), None
+
+            def pull(r):
+                return dict(zip(leaves, torch.autograd.grad(graph, [*leaves.values()], r), strict=True))
+
+        alpha, n = self.alpha[:, None], len(self.y)
+        output = alpha * (f - self.f0)
+        margin = output * self.y
+        gradient = pull(self.loss.slope(margin) * self.y / (n * alpha))
+        loss = self.loss.value(margin).mean(-1) / self.alpha**2
+        return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, tangent)
+
+    def select(self, live: Tensor) -> "Problem":
+        """The networks `live` alone."""
+        return replace(self, alpha=self.alpha[live], f0=self.f0[live])
+
+
+def flow(
+    module: nn.Module,
+    params: Params,
+    x: Tensor,
+    y: Float[Tensor, " n"],
+    alpha: Float[Tensor, " b"],
+    dt: Float[Tensor, " b"],
+    loss: str = "soft_hinge",
+    rule: GradientFlow | ContinuousMomentum | None = None,
+    max_steps: int = 100_000,
+) -> Iterator[Flow]:
+    """Trains b networks by gradient flow until each has margin >= 1 on every training point.
+
+    `params` (b, ...) at initialisation, labels y in {-1, +1}, output scales alpha; the first step
+    to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has converged or failed
+    (after `max_steps` attempts, or not finite). Source: Geiger et al. (2020), sections 2.1-2.3.
+    """
+    rule = rule or GradientFlow()
+    with torch.no_grad():
+        f0 = torch.func.functional_call(module, params, (x,))[..., 0]
+    problem = Problem(module, x, y, LOSSES[loss], alpha, f0)
+    index, attempts = torch.arange(len(alpha), device=alpha.device), 0
+    t, step = torch.zeros_like(dt), torch.zeros_like(index)
+    memory = rule.init(params)
+    here = problem.at(params, rule.implicit)
+    while len(index):
+        attempts += 1
+        trial, trial_memory = rule.propose(here, memory, t, dt)
+        new = problem.at(trial, rule.implicit)
+        size = rule.size(here.gradient, new.gradient, (new.output - here.output).abs().amax(-1))
+        ok = size < 1  # false for NaN
+        t, step = torch.where(ok, t + dt, t), step + ok
+        dt = torch.where(ok, torch.where(size < rule.grow_below, dt * 1.1, dt), dt / 10)
+        memory = trial_memory if ok.all() else where(ok, trial_memory, memory)
+        here = new if ok.all() else new.otherwise(ok, here)
+        converged = (here.output * y).amin(-1) >= 1
+        failed = ~converged & ((attempts >= max_steps) | (dt < 1e-100) | ~here.loss.isfinite())
+        yield Flow(index, here.params, here.output, here.loss, t, dt, step, converged, failed)
+        done = converged | failed
+        if done.any():
+            live = (~done).nonzero().squeeze(-1)
+            index, t, dt, step = index[live], t[live], dt[live], step[live]
+            memory, problem = select(memory, live), problem.select(live)
+            here = here.select(live)
