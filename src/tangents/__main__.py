@@ -39,6 +39,10 @@ def command_run(args: argparse.Namespace) -> None:
     }
     configs, store = expand(experiment, args.preset, given), Store(args.store)
     label = f"{experiment.name}, preset {args.preset}: {len(configs)} runs"
+    if args.reuse:
+        from tangents.ledger import restore
+
+        print(f"{restore(experiment, args.preset, store)} runs taken from the published table")
     if args.dry_run:
         done = sum(store.has(experiment, config) for config in configs)
         print(f"{label}, {done} done, {len(configs) - done} missing")

@@ -89,6 +89,9 @@ def _run(command: Parser, experiment: Experiment | None) -> None:
     _add_preset(command, "smoke", "default smoke")
     _add_store(command)
     _add_sweep(command)
+    command.add_argument(
+        "--reuse", action="store_true", help="take finished runs from the published table first"
+    )
     command.add_argument("--dry-run", action="store_true", help="only count done and missing")
     if experiment is None:
         return

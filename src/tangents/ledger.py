@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from tangents.results import (
+    PROVENANCE,
+    ROW,
     Claim,
     ConfigError,
     Experiment,
@@ -93,6 +95,30 @@ def _sample(experiment: Experiment, frame: pd.DataFrame, fraction: float, seed: 
                 f"than {experiment.version}: run and publish again"
             )
     return list(configs.values())
+
+
+def restore(experiment: Experiment, preset: str, store: Store) -> int:
+    """Puts published runs that the store lacks back into it; returns how many.
+
+    A sweep can then be extended where only its published table is at hand. Runs of another version
+    of the experiment are left out. Raises ResultsError where that preset is not published.
+    """
+    frame, arrays = published(experiment.name, preset)
+    held: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        run_id, _, key = name.partition("/")
+        held.setdefault(run_id, {})[key] = array
+    names, count = list(field_types(experiment.config)), 0
+    for run_id, rows in frame.groupby("run_id"):
+        first = rows.iloc[0]
+        config = coerce(experiment.config, first[names].to_dict())
+        if fingerprint(experiment, config) == run_id and not store.has(experiment, config):
+            origin = {name: first[name] for name in PROVENANCE}
+            origin["seconds"] = float(origin["seconds"])
+            records = rows[list(ROW)].to_dict("records")
+            store.put(experiment, config, records, held.get(run_id, {}), origin)
+            count += 1
+    return count
 
 
 def _numbered(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ them the tangent kernel, to move; large alpha leaves both in place.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from tangents import kernels, models, probes
 from tangents.datasets import Task, parity
 from tangents.declaration import Experiment
+from tangents.experiments.lazy_claims import CLAIMS
 from tangents.functional import Params, difference, norm, select
 from tangents.ntk import ntk, tangents
 from tangents.train import LOSSES, ContinuousMomentum, Flow, GradientFlow, Problem, flow
 
 NTK_EXAMPLES = 200  # first test examples, on which the change of the kernel is measured
 PER_DECADE = 4  # snapshots a decade of training time
+KEPT = 5000  # outputs on the first test examples, kept where a claim needs them
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Lazy:
     loss: str = "soft_hinge"
     dynamics: str = "gradient_flow"  # or "momentum", the continuous one
     implicit: bool = True  # linearly implicit steps where the flow is stiff; else Euler's
-    tolerance: float = 1e-3  # on the turn of the gradient in a step
+    tolerance: float = 1e-3  # on the turn of the gradient in a step; inf: bound the output alone
     max_steps: int = 20_000  # attempts; 0: only what is known at initialisation
     frozen: int = 0  # kernels along training, frozen and learnt with; 2: the first and the last
     keep_output: bool = False
@@ -80,9 +82,15 @@ def network(c: Lazy, x: Tensor) -> nn.Module:
 
 
 def rule(c: Lazy) -> GradientFlow | ContinuousMomentum:
+    """The flow's rule. Without a tolerance the output may change by 0.01 a step, else by 0.1.
+
+    At a kink of ReLU the gradient turns by a jump, however short the step, and a tolerance would
+    halt the flow there: like the paper's first version, ReLU runs bound the change of F alone.
+    """
     if c.dynamics == "momentum":
         return ContinuousMomentum()
-    return GradientFlow(c.tolerance, implicit=c.implicit)
+    change = 0.01 if math.isinf(c.tolerance) else 0.1
+    return GradientFlow(c.tolerance, change, c.implicit)
 
 
 class Run:
@@ -114,7 +122,9 @@ class Run:
         """The speed of the preactivations at t = 0 and the size of the output."""
         one = {k: v[None] for k, v in self.params0.items()}
         alpha = torch.full_like(self.f0[:1], self.alpha)
-        problem = Problem(self.module, self.task.x, self.task.y, LOSSES[self.config.loss], alpha, self.f0[None])
+        problem = Problem(
+            self.module, self.task.x, self.task.y, LOSSES[self.config.loss], alpha, self.f0[None]
+        )
         descent = {k: -v * self.alpha for k, v in problem.at(one, False).gradient.items()}
         speed = probes.preactivation_velocity(self.module, one, self.task.x, descent)
         self.row(0, 0.0, "train", preactivation_velocity=speed, output_norm=_rms(self.f0))
@@ -146,7 +156,7 @@ class Run:
         self.row(step, t, "train", converged=state.converged[i], t1=t1, steps=step)
         self.row(step, t, "test", error=probes.error_rate(output, self.task.y_test))
         self.frozen()
-        arrays = {"test_output": output.cpu().numpy().astype(np.float16)}
+        arrays = {"test_output": output[:KEPT].cpu().numpy().astype(np.float16)}
         return self.rows, arrays if self.config.keep_output else {}
 
     def frozen(self) -> None:
@@ -217,36 +227,69 @@ def _norm(params: Params) -> Tensor:
 
 
 FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
-SEEDS = range(5)
-SMALL = dict(n=200, n_test=1000, seed=range(3))
-CONV = dict(network="conv", activation="relu", pca=0, part="conv")
+SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
+SMALL = dict(n=200, n_test=1000)
+MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], keep_output=True,
+            seed=FEW, **SMALL)  # fmt: skip
+RELU = dict(part="relu", activation="relu", tolerance=math.inf)
+CONV = dict(part="conv", network="conv", activation="relu", pca=0, tolerance=math.inf)
 
+# The sweep of the paper, three values a decade; outputs are kept where a claim needs them.
+PAPER_SCALES = [10.0 ** (k / 3) for k in range(-9, 16)]
+PAPER_KEPT = [1e-2, 1.0, 1e4]
+PAPER = dict(n=5000, n_test=50_000, tolerance=1e-4)
+
+# fmt: off
 PRESETS = {
     "smoke": [
         dict(part="phase", dataset="digits", n=60, n_test=200, depth=2, width=[8, 16],
-             scaled_alpha=[0.1, 10.0, 1000.0], seed=range(2), keep_output=True, frozen=2),
+             scaled_alpha=[0.1, 10.0, 1000.0], seed=range(2), keep_output=True),
+        dict(part="frozen", dataset="digits", n=60, n_test=200, depth=2, width=8, scaled_alpha=0.1,
+             frozen=2),
     ],
     "book": [
-        dict(part="velocity", width=[16, 32, 64, 128, 256, 512, 1024], max_steps=0, n=200,
-             n_test=200, seed=SEEDS),
-        dict(part="depth", depth=[1, 2, 3, 4, 5], width=100,
-             scaled_alpha=[1e-3, 1e-2, 1e-1], **SMALL),
-        dict(part="residual", width=[16, 32, 64, 128, 256], scaled_alpha=[1e3, 1e4, 1e5], **SMALL),
-        dict(part="relu", activation="relu", width=[32, 64, 128],
-             scaled_alpha=[2e2, 1e3, 1e4, 1e5, 1e6], **SMALL),
         dict(part="phase", width=[32, 64, 128], scaled_alpha=FEATURE_TO_LAZY, seed=SEEDS,
              keep_output=True),
-        dict(part="frozen", width=64, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=9),
-        dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], tolerance=[1e-3, 1e-4, 1e-6],
-             keep_output=True, **SMALL),
-        dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], tolerance=1e-4,
-             implicit=False, max_steps=200_000, keep_output=True, **SMALL),
-        dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], dynamics="momentum",
-             implicit=False, max_steps=200_000, keep_output=True, **SMALL),
+        dict(part="frozen", width=64, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=5),
         dict(part="fashion", dataset="fashion-mnist", pca=0, depth=3, bias=False, width=[32, 256],
              scaled_alpha=[1e-2, 1e4], seed=SEEDS),
+        dict(part="velocity", width=[128, 256, 512, 1024, 2048], max_steps=0, n=200, n_test=200,
+             seed=FRESH),
+        dict(tolerance=[1e-3, 1e-4, 1e-6], **MILD),
+        dict(part="depth", depth=[1, 2, 3, 4, 5], width=100, scaled_alpha=[1e-3, 1e-2, 1e-1],
+             seed=SEEDS, **SMALL),
+        dict(part="residual", width=[16, 32, 64, 128, 256], scaled_alpha=[1e3, 1e4, 1e5], seed=MANY,
+             **SMALL),
+        dict(width=[64, 128], scaled_alpha=[2e2, 6e2, 2e3, 6e3, 2e4], seed=FRESH, **RELU, **SMALL),
+        dict(n=500, width=[4, 8, 16], scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
+        dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
+        dict(dynamics="momentum", implicit=False, max_steps=20_000, **MILD),
+    ],
+    "paper": [
+        dict(part="velocity", width=[2**k for k in range(7, 13)], max_steps=0, n=200, n_test=200,
+             seed=MANY),
+        dict(part="depth", depth=[1, 2, 3, 4, 5, 7, 9], width=400,
+             scaled_alpha=[1e-3, 1e-2, 1e-1], n=1000, n_test=1000, seed=MANY),
+        dict(part="residual", width=[2**k for k in range(4, 12)], scaled_alpha=[1e3, 1e4, 1e5],
+             n=1000, n_test=1000, seed=MANY),
+        dict(width=[100, 200, 400, 800], scaled_alpha=[2e2, 1e3, 1e4, 1e5, 1e6], n=1000, n_test=1000,
+             seed=MANY, **RELU),
+        dict(part="phase", width=[100, 200, 400, 800], seed=MANY, keep_output=True,
+             scaled_alpha=PAPER_KEPT, **PAPER),
+        dict(part="phase", width=[100, 200, 400, 800], seed=MANY,
+             scaled_alpha=[s for s in PAPER_SCALES if s not in PAPER_KEPT], **PAPER),
+        dict(part="frozen", width=400, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=9, **PAPER),
+        dict(tolerance=[1e-3, 1e-4, 1e-6], **MILD),
+        dict(tolerance=1e-4, implicit=False, max_steps=200_000, **MILD),
+        dict(dynamics="momentum", implicit=False, max_steps=200_000, **MILD),
+        dict(part="fashion", dataset="fashion-mnist", pca=0, depth=3, bias=False, n=10_000,
+             n_test=50_000, width=[100, 300, 1000], scaled_alpha=[1e-2, 1e4], seed=MANY),
+        dict(n=5000, n_test=50_000, width=[16, 32, 64], scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW,
+             implicit=False, max_steps=200_000, **CONV),
     ],
 }
+# fmt: on
+
 EXPERIMENT = Experiment(
     name="lazy",
     version=1,
@@ -254,5 +297,6 @@ EXPERIMENT = Experiment(
     presets=PRESETS,
     stack=("scaled_alpha", "seed"),
     run=run,
+    claims=CLAIMS,
     tolerances={"*": (0.05, 1e-6), "error": (0.0, 0.005), "frozen_error": (0.0, 0.005)},
 )

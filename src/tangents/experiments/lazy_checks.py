@@ -1,0 +1,336 @@
+"""The checks behind the claims of the chapter on lazy and feature learning, on published rows.
+
+Bounds were set before any run of the sweep was looked at. An exponent or a difference is
+estimated once for each seed; the interval is Student's over seeds, or the jackknife's where the
+estimate needs all seeds at once. A run that has not converged is left out and counted.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from tangents.declaration import Finding
+from tangents.statistics import INF, by_seed, crossing, finding, jackknife, over_seeds, power
+
+FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two regimes
+
+
+def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
+    """The last value of a metric of each converged run of a part, a row a run, in column `value`."""
+    rows = frame[frame["part"] == part]
+    done = rows[(rows["metric"] == "converged") & (rows["value"] == 1)]["run_id"]
+    rows = rows[(rows["metric"] == metric) & rows["run_id"].isin(done)]
+    if rows.empty:
+        raise LookupError(f"no converged run with {metric!r} in part {part!r}")
+    return rows.sort_values("time").groupby("run_id", sort=True).tail(1).sort_values("run_id")
+
+
+def lost(frame: pd.DataFrame, part: str) -> str:
+    """How many runs of a part did not converge, in words; empty if all did."""
+    rows = frame[(frame["part"] == part) & (frame["metric"] == "converged")]
+    count = int((rows["value"] != 1).sum())
+    return f"{count} of {len(rows)} runs did not converge and are left out" if count else ""
+
+
+def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Callable[..., Finding]:
+    """Check that metric ~ x^(sign a) with a accepted, fitted for each seed over all else."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        rows = pick(finals(frame, part, metric), **where)
+        others = [c for c in ("width", "scaled_alpha", "depth") if c != x]
+
+        def one(seed_rows):
+            fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(others) if len(g) > 1]
+            return sign * float(np.mean(fits))
+
+        return finding(over_seeds(by_seed(rows, one)), accept, len(rows), lost(frame, part))
+
+    return check
+
+
+def pick(rows: pd.DataFrame, **where) -> pd.DataFrame:
+    """Rows whose columns lie within the closed ranges given, or equal the values given."""
+    for column, value in where.items():
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if isinstance(low, str):
+            rows = rows[rows[column] == low]
+        else:
+            rows = rows[rows[column].between(low * (1 - 1e-9), high * (1 + 1e-9))]
+    return rows
+
+
+def scale_by_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """alpha*(h) where the kernel has changed by 0.3 of its norm."""
+    rows = finals(frame, "phase", "kernel_change")
+
+    def one(seed_rows):
+        star = {}
+        for h, g in seed_rows.groupby("width"):
+            g = g.sort_values("scaled_alpha")
+            star[h] = crossing(g["scaled_alpha"], np.log(g["value"] / 0.3), 0.0) / math.sqrt(h)
+        return power(list(star), list(star.values()))
+
+    return finding(over_seeds(by_seed(rows, one)), (-0.6, -0.4), len(rows), lost(frame, "phase"))
+
+
+def scale_by_error(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """alpha*(h) where the mean test error is half way from its feature to its lazy value."""
+    rows = finals(frame, "phase", "error")
+
+    def one(seeds):
+        mean = rows[rows["seed"].isin(seeds)].groupby(["width", "scaled_alpha"])["value"].mean()
+        star = {h: half_height(mean[h]) / math.sqrt(h) for h in mean.index.unique("width")}
+        return power(list(star), list(star.values()))
+
+    seeds = sorted(rows["seed"].unique())
+    return finding(jackknife(one, seeds), (-0.6, -0.4), len(rows), lost(frame, "phase"))
+
+
+def half_height(mean: pd.Series) -> float:
+    """sqrt(h) alpha where the error, a series over it, is half way from FEATURE to LAZY."""
+    mean = mean[mean.index >= FEATURE]
+    return crossing(mean.index, mean.to_numpy(), (mean.iloc[0] + mean.iloc[-1]) / 2)
+
+
+def gaps(frame: pd.DataFrame, part="phase", feature=FEATURE, lazy=LAZY) -> pd.DataFrame:
+    """Lazy minus feature test error in points, a column a width, a row a seed."""
+    rows = finals(frame, part, "error")
+    table = rows.pivot_table(index="seed", columns=["scaled_alpha", "width"], values="value")
+    return 100 * (table[lazy] - table[feature]).dropna()
+
+
+def gap_at_largest(frame: pd.DataFrame, arrays: dict) -> Finding:
+    table = gaps(frame)
+    return finding(
+        over_seeds(table[table.columns.max()]),
+        (0, INF),
+        2 * len(table),
+        f"width {table.columns.max()}",
+    )
+
+
+def gap_shrinks(frame: pd.DataFrame, arrays: dict) -> Finding:
+    table = gaps(frame)
+    slopes = [np.polyfit(np.log2(table.columns), row, 1)[0] for row in table.to_numpy()]
+    return finding(
+        over_seeds(slopes), (-INF, 0), 2 * table.size, "points per doubling of the width"
+    )
+
+
+def reversal(largest: bool) -> Callable[..., Finding]:
+    """Fashion-MNIST: is lazy the better at the largest width, and the worse at the smallest?"""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        table = gaps(frame, "fashion", 1e-2, LAZY)
+        h = table.columns.max() if largest else table.columns.min()
+        accept = (-INF, 0) if largest else (0, INF)
+        note = f"lazy minus feature in points, width {h}; {lost(frame, 'fashion')}".rstrip("; ")
+        return finding(over_seeds(table[h]), accept, 2 * len(table), note)
+
+    return check
+
+
+def outputs(frame: pd.DataFrame, arrays: dict, part: str, **where) -> dict[int, np.ndarray]:
+    """Outputs F on the test set of the converged runs picked, a dictionary by width of seeds x m."""
+    runs = pick(finals(frame, part, "error"), **where).sort_values(["width", "seed"])
+    return {
+        h: np.stack([arrays[f"{r}/test_output"].astype(float) for r in g["run_id"]])
+        for h, g in runs.groupby("width")
+    }
+
+
+def fluctuations(scaled: float) -> Callable[..., Finding]:
+    """Exponent in h of the variance over seeds of F, mean over test points."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        found = outputs(frame, arrays, "phase", scaled_alpha=scaled)
+        k = min(map(len, found.values()))
+
+        def one(members):
+            return power(list(found), [f[members].var(0, ddof=1).mean() for f in found.values()])
+
+        return finding(jackknife(one, range(k)), (-1.25, -0.75), k * len(found))
+
+    return check
+
+
+def ensemble_flat(scaled: float) -> Callable[..., Finding]:
+    """Share of the single network's gain from width that is left when seeds are averaged."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        found = outputs(frame, arrays, "phase", scaled_alpha=scaled)
+        y = test_labels(frame)
+        k = min(map(len, found.values()))
+        small, large = found[min(found)], found[max(found)]
+
+        def error(f):
+            return np.mean(f * y <= 0)
+
+        def one(members):
+            single = error(small[members]) - error(large[members])
+            return (error(small[members].mean(0)) - error(large[members].mean(0))) / single
+
+        return finding(jackknife(one, range(k)), (-0.4, 0.4), 2 * k, f"ensembles of {k}")
+
+    return check
+
+
+def test_labels(frame: pd.DataFrame) -> np.ndarray:
+    """Labels of the test examples whose outputs are kept."""
+    from tangents.experiments.lazy import KEPT, task
+
+    c = frame[frame["part"] == "phase"].iloc[0]
+    data = task(c["dataset"], int(c["n"]), int(c["n_test"]), int(c["pca"]), True, c["dtype"], "cpu")
+    return data.y_test[:KEPT].numpy()
+
+
+def plateau(metric: str) -> Callable[..., Finding]:
+    """Ratio of a time at sqrt(h) alpha = 1e4 and 1e3, mean over widths."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        rows = timed(frame, metric).pivot_table(
+            index="seed", columns=["scaled_alpha", "width"], values="value"
+        )
+        ratios = (rows[1e4] / rows[1e3]).mean(axis=1)
+        return finding(over_seeds(ratios), (0.8, 1.25), 2 * rows[1e4].size, "ratio of 1e4 to 1e3")
+
+    return check
+
+
+def timed(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """t1 of each converged run, or t2, the time at which it converged."""
+    if metric == "t1":
+        return finals(frame, "phase", "t1")
+    rows = finals(frame, "phase", "converged")
+    return rows.assign(value=rows["time"])
+
+
+def time_exponent(metric: str, accept) -> Callable[..., Finding]:
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        rows = pick(timed(frame, metric), scaled_alpha=(1e-2, 1.0))
+
+        def one(seed_rows):
+            fits = [power(g["scaled_alpha"], g["value"]) for _, g in seed_rows.groupby("width")]
+            return float(np.mean(fits))
+
+        return finding(over_seeds(by_seed(rows, one)), accept, len(rows), lost(frame, "phase"))
+
+    return check
+
+
+def curves(frame: pd.DataFrame, part: str, metric: str, **where) -> pd.DataFrame:
+    """A metric along the training of the converged runs, with each run's t1 beside it."""
+    t1 = finals(frame, part, "t1").set_index("run_id")["value"].rename("t1")
+    rows = pick(frame[(frame["part"] == part) & (frame["metric"] == metric)], **where)
+    return rows.join(t1, on="run_id", how="inner").sort_values(["run_id", "time"])
+
+
+def early_linear(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """Exponent in t of |f_t - f_0| below a tenth of t1, feature regime."""
+    rows = curves(frame, "phase", "output_change", scaled_alpha=(1e-2, FEATURE))
+    rows = rows[(rows["time"] > 0) & (rows["time"] < 0.1 * rows["t1"])]
+
+    def one(seed_rows):
+        groups = [g for _, g in seed_rows.groupby("run_id") if len(g) > 2]
+        return float(np.mean([power(g["time"], g["value"]) for g in groups]))
+
+    return finding(over_seeds(by_seed(rows, one)), (0.95, 1.05), rows["run_id"].nunique())
+
+
+def growth(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """Exponent in h of |f| at t1 over |f_0|, feature regime."""
+    rows = curves(frame, "phase", "output_norm", scaled_alpha=1e-2)
+    start = rows.groupby("run_id")["value"].first()
+    near = rows[rows["time"] >= rows["t1"]].groupby("run_id").first()
+    near = near.assign(value=near["value"] / start)
+    # |f_0| of one small network varies much from seed to seed: a geometric mean over widths first
+    estimates = by_seed(near, lambda g: power(g["width"], g["value"]))
+    return finding(over_seeds(estimates), (0.35, 0.65), len(near))
+
+
+def depth_law(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """Largest distance over depths of the kernel exponent from 2L/(L+1)."""
+    rows = finals(frame, "depth", "kernel_change")
+
+    def one(seed_rows):
+        fits = {L: -power(g["scaled_alpha"], g["value"]) for L, g in seed_rows.groupby("depth")}
+        return max(abs(a - 2 * L / (L + 1)) for L, a in fits.items())
+
+    return finding(over_seeds(by_seed(rows, one)), (0, 0.15), len(rows), lost(frame, "depth"))
+
+
+def lazy_residual(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """b in dTheta ~ 1 / (alpha h^b), least squares in log alpha and log h."""
+    rows = finals(frame, "residual", "kernel_change")
+
+    def one(g):
+        h = g["width"].to_numpy(float)
+        alpha = g["scaled_alpha"] / np.sqrt(h)
+        design = np.stack([np.ones_like(h), np.log(alpha), np.log(h)], 1)
+        return -np.linalg.lstsq(design, np.log(g["value"]), rcond=None)[0][2]
+
+    return finding(over_seeds(by_seed(rows, one)), (0.85, 1.15), len(rows), lost(frame, "residual"))
+
+
+def frozen_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Errors in points, a row a run: of the network, and of its first and its last kernel."""
+    frozen = frame[(frame["part"] == "frozen") & (frame["metric"] == "frozen_error")]
+    ordered = frozen.sort_values("time").groupby("run_id")["value"]
+    network = finals(frame, "frozen", "error").set_index("run_id")
+    table = network[["scaled_alpha", "seed"]].assign(
+        network=100 * network["value"], first=100 * ordered.first(), last=100 * ordered.last()
+    )
+    return table.sort_values(["scaled_alpha", "seed"])
+
+
+def last_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:
+    g = pick(frozen_table(frame), scaled_alpha=(1e-2, FEATURE))
+    per_seed = (g["last"] - g["network"]).groupby(g["seed"]).mean()
+    return finding(over_seeds(per_seed), (-1.0, 1.0), len(g), "points, last kernel minus network")
+
+
+def first_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:
+    g = pick(frozen_table(frame), scaled_alpha=(1e-2, FEATURE))
+    per_seed = (g["first"] - g["last"]).groupby(g["seed"]).mean()
+    return finding(over_seeds(per_seed), (0, INF), len(g), "points, first kernel minus last")
+
+
+def integrator(a: dict, b: dict, bound: float) -> Callable[..., Finding]:
+    """Largest over alpha of |F_a - F_b| / |F_b| on the test set, mean over seeds."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        runs = finals(frame, "integrator", "error")
+
+        def named(settings):
+            rows = pick(runs, **settings).set_index(["scaled_alpha", "seed"])["run_id"]
+            return {k: arrays[f"{r}/test_output"].astype(float) for k, r in rows.items()}
+
+        one, other = named(a), named(b)
+        gap = pd.Series(
+            {
+                k: np.linalg.norm(one[k] - other[k]) / np.linalg.norm(other[k])
+                for k in sorted(set(one) & set(other))
+            }
+        )
+        worst = gap.groupby(level=1).max()
+        return finding(over_seeds(worst), (-INF, bound), 2 * len(gap), lost(frame, "integrator"))
+
+    return check
+
+
+def velocity(frame: pd.DataFrame, arrays: dict) -> Finding:
+    rows = frame[(frame["part"] == "velocity") & (frame["metric"] == "preactivation_velocity")]
+    estimates = by_seed(rows, lambda g: power(g["width"], g["value"]))
+    return finding(over_seeds(estimates), (-0.6, -0.4), len(rows))
+
+
+def conv_ratio(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """Lazy over feature test error of the convolutional network at its largest width."""
+    rows = finals(frame, "conv", "error")
+    rows = rows[rows["width"] == rows["width"].max()]
+    table = rows.pivot_table(index="seed", columns="scaled_alpha", values="value").dropna()
+    ratios = table[table.columns.max()] / table[table.columns.min()]
+    note = f"width {rows['width'].max()}; {lost(frame, 'conv')}".rstrip("; ")
+    return finding(over_seeds(ratios), (1.5, INF), 2 * len(table), note)

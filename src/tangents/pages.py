@@ -1,0 +1,41 @@
+"""What the book's pages show of the ledger: claims as HTML tables."""
+
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+
+COLUMNS = ("Claim", "Paper", "Here", "Runs", "Preset", "Verdict")
+
+
+def claims_table(entries: Iterable[Mapping]) -> str:
+    """A table of claims as judged by `ledger.judge`, one row each, as HTML."""
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = "".join(map(_row, entries))
+    return (
+        f'<table class="dataframe ledger"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _text(words: str) -> str:
+    """Words as HTML, with what stands between dollars as a formula."""
+    return re.sub(r"\$(.+?)\$", r'<span class="math">\\(\1\\)</span>', escape(words))
+
+
+def _measured(claim: Mapping) -> str:
+    """The estimate with its interval, as far as either exists."""
+    names = ("estimate", "low", "high")
+    estimate, low, high = (f"{claim[name]:.3g}".replace("-", "−") for name in names)
+    interval = "" if low == "nan" else f"<small>[{low}, {high}]</small>"
+    return "none" if estimate == "nan" else estimate + interval
+
+
+def _row(claim: Mapping) -> str:
+    """One row; on a narrow screen data-label stands in for the column's name."""
+    source = f"<small>{_text(claim['source'])}; {escape(claim['id'])}</small>"
+    verdict = f'<span class="verdict {claim["verdict"]}">{claim["verdict"]}</span>'
+    values = {"Paper": _text(claim["expected"]), "Here": _measured(claim), "Runs": claim["n_runs"]}
+    values |= {"Preset": claim["preset"]}
+    values |= {"Verdict": f"{verdict}<small>{_text(claim['note'])}</small>"}
+    cells = "".join(f'<td data-label="{name}">{value}</td>' for name, value in values.items())
+    return f'<tr><td class="claim">{_text(claim["statement"])}{source}</td>{cells}</tr>'
