@@ -15,7 +15,7 @@ LAYERS = (
     ("functional", "statistics", "declaration", "provenance", "results", "sources"),
     ("datasets", "models", "kernels"),
     ("ntk", "curvature", "reversible"),
-    ("train", "probes"),
+    ("train", "optimise", "probes"),
     ("experiments", "figures", "sweep", "ledger", "chapters", "__init__"),
     ("cli", "__main__"),
 )

@@ -72,7 +72,8 @@ def guide(ax: Axes, x: Sequence[float], y0: float, exponent: float, text: str, *
     y = y0 * (x / x[0]) ** exponent
     ax.plot(x, y, **(dict(color="0.35", ls="--", lw=1.2) | line))
     middle = np.sqrt(x[0] * x[-1]), np.sqrt(y[0] * y[-1])
-    ax.annotate(text, middle, xytext=(6, 6), textcoords="offset points", color="0.25", fontsize=9.5)
+    below = dict(xytext=(8, -12), va="top") if exponent > 0 else dict(xytext=(6, 4), va="bottom")
+    ax.annotate(text, middle, textcoords="offset points", color="0.25", fontsize=9.5, **below)
 
 
 def regimes(ax: Axes, low: float, high: float) -> None:

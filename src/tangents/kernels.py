@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kernel = Float[Tensor, "*b n m"]
+Kernel = Float[Tensor, "*#b n m"]  # one, or a stack
 
 
 def distance(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
@@ -20,7 +20,7 @@ def cosine(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
 
 def alignment(k: Kernel, y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
     """y^T K y / (|K|_F |y|^2), kernel-target alignment (Cristianini et al. 2001)."""
-    return y @ (k @ y) / (torch.linalg.matrix_norm(k) * (y @ y))
+    return (k @ y) @ y / (torch.linalg.matrix_norm(k) * (y @ y))
 
 
 def centred_alignment(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
@@ -29,16 +29,21 @@ def centred_alignment(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
 
 
 def regression(
-    k: Kernel, k_test_train: Kernel, y: Float[Tensor, " n"], ridge: float = 0.0
+    k: Float[Tensor, "*b n n"],
+    k_test_train: Float[Tensor, "*b m n"],
+    y: Float[Tensor, " n"],
+    ridge: float = 0.0,
 ) -> Float[Tensor, "*b m"]:
     """Predictions (m,) of kernel regression: K_test,train (K + ridge)^-1 y.
 
-    Raises ValueError if K + ridge is not positive definite.
+    K is (n, n), K_test,train (m, n). Raises ValueError if K + ridge is not positive definite.
     """
     return (k_test_train @ torch.cholesky_solve(y[:, None], _cholesky(k, ridge)))[..., 0]
 
 
-def features(k: Kernel, k_test_train: Kernel, jitter: float = 1e-10) -> tuple[Tensor, Tensor]:
+def features(
+    k: Float[Tensor, "*b n n"], k_test_train: Float[Tensor, "*b m n"], jitter: float = 1e-10
+) -> tuple[Tensor, Tensor]:
     """Explicit features (n, n) and (m, n) whose Gram matrices are K and K_test,train.
 
     The Cholesky factor R of K and K_test,train R^-T; `jitter` times the mean diagonal is added to
@@ -50,13 +55,14 @@ def features(k: Kernel, k_test_train: Kernel, jitter: float = 1e-10) -> tuple[Te
     return root, torch.linalg.solve_triangular(root, k_test_train.mT, upper=False).mT
 
 
-def _cholesky(k: Kernel, ridge: float | Tensor) -> Tensor:
+def _cholesky(k: Tensor, ridge: float | Tensor) -> Tensor:
     eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
-    root, info = torch.linalg.cholesky_ex(k + torch.as_tensor(ridge, dtype=k.dtype)[..., None, None] * eye)
+    shift = torch.as_tensor(ridge, dtype=k.dtype, device=k.device)
+    root, info = torch.linalg.cholesky_ex(k + shift[..., None, None] * eye)
     if info.any():
         raise ValueError("the kernel matrix is not positive definite; a larger ridge is needed")
     return root
 
 
-def _centre(k: Kernel) -> Kernel:
+def _centre(k: Tensor) -> Tensor:
     return k - k.mean(-1, keepdim=True) - k.mean(-2, keepdim=True) + k.mean((-2, -1), keepdim=True)

@@ -6,6 +6,7 @@ Each module takes ordinary parameters or a stack of b networks on a leading axis
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
@@ -66,29 +67,34 @@ class Conv2d(nn.Conv2d):
         weight = self.weight * self.scale
         if weight.dim() == 4:
             return self._conv_forward(x, weight, self.bias)
+        plain = self.groups == 1 and self.padding_mode == "zeros"
+        _require(plain, "Conv2d: a stack needs groups=1 and padding_mode='zeros'")
         b, c_out = weight.shape[:2]
         groups = 1 if x.dim() == 4 else b
         if groups > 1 or x.dim() == 5:
             x = x.transpose(0, 1).flatten(1, 2)
         bias = None if self.bias is None else self.bias.flatten()
-        z = F.conv2d(x, weight.flatten(0, 1), bias, self.stride, self.padding, groups=groups)
+        steps = self.stride, self.padding, self.dilation
+        z = F.conv2d(x, weight.flatten(0, 1), bias, *steps, groups)
         return z.unflatten(1, (b, c_out)).transpose(0, 1)
 
 
 class MLP(nn.Module):
     """Fully connected network with `depth` hidden layers of one width.
 
-    f = W_L a_L / sqrt(h), a_l = sigma(z_l), z_{l+1} = W_l a_l / sqrt(h) + b_l, z_1 = W_0 x / sqrt(d)
-    + b_0 (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c).
+    z_1 = W_0 x / sqrt(d) + b_0, a_l = sigma(z_l), z_{l+1} = W_l a_l / sqrt(h) + b_l, and the output
+    f = W_L a_L / sqrt(h) + b_L (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c).
     """
 
-    def __init__(self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True):
+    def __init__(
+        self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True
+    ):
         super().__init__()
         _require(min(d, width, depth, c) >= 1, "MLP: d, width, depth and c must be at least 1")
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
         self.hidden = nn.ModuleList(
-            Linear(i, o, bias=bias) for i, o in zip(sizes, sizes[1:], strict=False)
+            Linear(i, o, bias=bias) for i, o in pairwise(sizes)
         )
         self.readout = Linear(width, c, bias=bias)
 
@@ -124,7 +130,8 @@ class ConvNet(nn.Module):
 
 def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name; ValueError lists the accepted names."""
-    _require(name in ACTIVATIONS, f"activation {name!r} is unknown; accepted: {', '.join(ACTIVATIONS)}")
+    accepted = ", ".join(ACTIVATIONS)
+    _require(name in ACTIVATIONS, f"activation {name!r} is unknown; accepted: {accepted}")
     return ACTIVATIONS[name]
 
 
@@ -139,7 +146,9 @@ def initialise(module: nn.Module, seed: int, dtype=torch.float64, device="cpu") 
     }
 
 
-def initialise_stack(module: nn.Module, seeds: list[int], dtype=torch.float64, device="cpu") -> Params:
+def initialise_stack(
+    module: nn.Module, seeds: list[int], dtype=torch.float64, device="cpu"
+) -> Params:
     """One network a seed on a leading axis: tensors (b, ...) for b seeds."""
     return stack([initialise(module, seed, dtype, device) for seed in seeds])
 

@@ -91,18 +91,20 @@ class Tangent:
 
 
 def tangents(module: nn.Module, params: Params, x: Tensor) -> list[Tangent]:
-    """The factored Jacobian of each of the c outputs at inputs x (n, ...): one pass forward, c back.
+    """The factored Jacobian of each of the c outputs at x (n, ...): one pass forward, c back.
 
-    Raises ValueError, naming the layer, for parameters outside Linear and Conv2d layers and for a
-    layer that is called more than once or carries a scale it does not state.
+    Raises ValueError, naming the layer, where the factors would not be the Jacobian: parameters
+    outside Linear and Conv2d layers or shared by two, a subclass that does not state its `scale`, a
+    layer not called exactly once with one vector or image an example, an output changed in place.
     """
     layers = _layers(module)
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(name):
         def hook(layer, inputs, output):
-            if name in seen:
-                raise ValueError(f"ntk: layer {name!r} is called more than once")
+            _require(name not in seen, f"layer {name!r} is called more than once")
+            one = output.dim() == layer.weight.dim()
+            _require(one, f"layer {name!r} has several positions an example")
             seen[name] = (inputs[0].detach(), output)
 
         return hook
@@ -112,6 +114,10 @@ def tangents(module: nn.Module, params: Params, x: Tensor) -> list[Tangent]:
         with torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             f = torch.func.functional_call(module, leaves, (x,))
+            for name in layers:
+                _require(name in seen, f"layer {name!r} is never called")
+                changed = seen[name][1]._version > 0
+                _require(not changed, f"the output of layer {name!r} is changed in place")
             outputs = [seen[name][1] for name in seen]
             ones = torch.ones_like(f[..., 0])
             c = f.shape[-1]
@@ -150,13 +156,23 @@ def ntk(
 
 
 def _layers(module: nn.Module) -> dict[str, nn.Module]:
-    layers = {}
+    layers, owner = {}, {}
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        own, kind = list(layer.parameters(recurse=False)), type(layer)
+        scaled = isinstance(layer, nn.Linear | nn.Conv2d) and hasattr(layer, "scale")
+        known = kind in (nn.Linear, nn.Conv2d) or scaled
+        _require(known or not own, f"layer {name or 'root'!r} ({kind.__name__}) is not supported")
+        for p in own:
+            first = owner.setdefault(p, name)
+            _require(first == name, f"layers {first!r} and {name!r} share a parameter")
+        if known:
             layers[name] = layer
-        elif next(layer.parameters(recurse=False), None) is not None:
-            raise ValueError(f"ntk: layer {name or 'root'!r} ({type(layer).__name__}) is not supported")
     return layers
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"ntk: {message}; accepted are Linear and Conv2d layers, each called once")
 
 
 def _factors(name, layer, params, x, b):
@@ -174,8 +190,8 @@ def _factors(name, layer, params, x, b):
 
 def _conv_gradients(layer: nn.Conv2d, x: Tensor, b: Tensor) -> Tensor:
     """Per-example gradients (..., n, o, i, k, k) of an ungrouped convolution."""
-    if layer.groups > 1 or layer.padding_mode != "zeros":
-        raise ValueError("ntk: grouped or non-zero padded convolutions are not supported")
+    plain = layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+    _require(plain, "convolutions grouped, or padded by a mode or a word, are not supported")
     k = layer.kernel_size
     patches = F.unfold(x.flatten(0, -4), k, layer.dilation, layer.padding, layer.stride)
     patches = patches.unflatten(0, x.shape[:-3])  # (..., n, i k k, positions)

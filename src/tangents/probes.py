@@ -8,8 +8,8 @@ from tangents.functional import Params
 
 
 def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
-    """Share of examples whose output has not the sign of the label; an output of zero is wrong."""
-    return (output * y <= 0).to(output.dtype).mean(-1)
+    """Share of examples whose output has not the sign of the label; zero and NaN are wrong."""
+    return (~(output * y > 0)).to(output.dtype).mean(-1)
 
 
 def rms(x: Tensor) -> Float[Tensor, " b"]:

@@ -34,7 +34,7 @@ def soft_hinge(beta: float = 20.0) -> Loss:
         return beta * s * (1 - s)
 
     return Loss(
-        lambda u: F.softplus(beta * (1 - u), threshold=1000.0) / beta,
+        lambda u: F.softplus(beta * (1 - u), threshold=50.0) / beta,
         lambda u: -torch.sigmoid(beta * (1 - u)),
         curvature,
     )
@@ -135,7 +135,7 @@ class Point(NamedTuple):
     def otherwise(self, ok: Tensor, other: "Point") -> "Point":
         """This point for the networks where `ok`, the other elsewhere."""
         tangent = self.tangent and self.tangent.map(
-            lambda new, old: torch.where(ok[:, None, None] if new.dim() == 3 else ok[:, None], new, old),
+            lambda new, old: torch.where(ok.view(-1, *[1] * (new.dim() - 1)), new, old),
             other.tangent,
         )
         return Point(
@@ -208,7 +208,8 @@ class Problem:
             f, tangent = graph.detach(), None
 
             def pull(r):
-                return dict(zip(leaves, torch.autograd.grad(graph, [*leaves.values()], r), strict=True))
+                found = torch.autograd.grad(graph, [*leaves.values()], r)
+                return dict(zip(leaves, found, strict=True))
 
         alpha, n = self.alpha[:, None], len(self.y)
         output = alpha * (f - self.f0)
@@ -216,6 +217,22 @@ class Problem:
         gradient = pull(self.loss.slope(margin) * self.y / (n * alpha))
         loss = self.loss.value(margin).mean(-1) / self.alpha**2
         return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, tangent)
+
+    @classmethod
+    def start(cls, module, params: Params, x: Tensor, y: Tensor, alpha: Tensor, loss: str):
+        """The problem of b networks that start at `params`. ValueError for unusable input."""
+        _require(loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
+        _positive("alpha", alpha)
+        rows = {p.shape[:1] for p in params.values()}
+        _require(rows == {alpha.shape}, "params must be a stack: one row for each entry of alpha")
+        signs = y.shape == x.shape[:1] and bool((y.abs() == 1).all())
+        _require(signs, f"y must hold one label, -1 or +1, for each of the {len(x)} examples")
+        _require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
+        with torch.no_grad():
+            f0 = torch.func.functional_call(module, params, (x,))
+        want, got = (len(alpha), len(x), 1), tuple(f0.shape)
+        _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
+        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0])
 
     def select(self, live: Tensor) -> "Problem":
         """The networks `live` alone."""
@@ -236,14 +253,18 @@ def flow(
     """Trains b networks by gradient flow until each has margin >= 1 on every training point.
 
     `params` (b, ...) at initialisation, labels y in {-1, +1}, output scales alpha; the first step
-    to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has converged or failed
-    (after `max_steps` attempts, or not finite). Source: Geiger et al. (2020), sections 2.1-2.3.
+    to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has
+    converged or failed (after `max_steps` attempts, or not finite). Raises ValueError for input
+    that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
-    rule = rule or GradientFlow()
-    with torch.no_grad():
-        f0 = torch.func.functional_call(module, params, (x,))[..., 0]
-    problem = Problem(module, x, y, LOSSES[loss], alpha, f0)
-    index, attempts = torch.arange(len(alpha), device=alpha.device), 0
+    problem = Problem.start(module, params, x, y, alpha, loss)
+    _positive("dt", dt)
+    _require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
+    return _integrate(problem, params, dt, rule or GradientFlow(), max_steps)
+
+
+def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: int):
+    index, attempts = torch.arange(len(dt), device=dt.device), 0
     t, step = torch.zeros_like(dt), torch.zeros_like(index)
     memory = rule.init(params)
     here = problem.at(params, rule.implicit)
@@ -257,7 +278,7 @@ def flow(
         dt = torch.where(ok, torch.where(size < rule.grow_below, dt * 1.1, dt), dt / 10)
         memory = trial_memory if ok.all() else where(ok, trial_memory, memory)
         here = new if ok.all() else new.otherwise(ok, here)
-        converged = (here.output * y).amin(-1) >= 1
+        converged = (here.output * problem.y).amin(-1) >= 1
         failed = ~converged & ((attempts >= max_steps) | (dt < 1e-100) | ~here.loss.isfinite())
         yield Flow(index, here.params, here.output, here.loss, t, dt, step, converged, failed)
         done = converged | failed
@@ -266,3 +287,13 @@ def flow(
             index, t, dt, step = index[live], t[live], dt[live], step[live]
             memory, problem = select(memory, live), problem.select(live)
             here = here.select(live)
+
+
+def _positive(name: str, values: Tensor) -> None:
+    usable = values.dim() == 1 and bool(((values > 0) & values.isfinite()).all())
+    _require(usable, f"{name} must hold a positive number for each network, got {values.tolist()}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"train: {message}")

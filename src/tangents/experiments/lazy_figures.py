@@ -60,15 +60,18 @@ def collapse(frame: pd.DataFrame) -> Figure:
     """The rescaled error against alpha, and against sqrt(h) alpha."""
     fig, axes = panels(2)
     rows = finals(frame, "phase", "error")
-    mean = rows.groupby(["width", "scaled_alpha"])["value"].mean()
-    for place, h in enumerate(mean.index.unique("width")):
-        curve = mean[h]
-        y = (curve - curve.min()) / (curve.max() - curve.min())
-        style = dict(color=PALETTE[place], marker=MARKERS[place], label=f"$h={h}$")
-        axes[0].plot(curve.index / math.sqrt(h), y, **style)
-        axes[1].plot(curve.index, y, **style)
-    axes[0].set(xscale="log", xlabel=r"output scale $\alpha$", ylabel="rescaled test error")
-    axes[1].set(xscale="log", xlabel=SCALED, ylabel="rescaled test error")
+    for ax in axes:
+        ax.set(xscale="log", ylabel="rescaled test error")
+    for place, (h, group) in enumerate(rows.groupby("width")):
+        mean = group.groupby("scaled_alpha")["value"].mean()
+        group = group.assign(
+            value=(group["value"] - mean.min()) / (mean.max() - mean.min()),
+            alpha=group["scaled_alpha"] / math.sqrt(h),
+        )
+        band(axes[0], group, "alpha", place, f"$h={h}$")
+        band(axes[1], group, "scaled_alpha", place, f"$h={h}$")
+    axes[0].set_xlabel(r"output scale $\alpha$")
+    axes[1].set_xlabel(SCALED)
     axes[1].axvspan(5, 200, color="0.5", alpha=0.12, lw=0)
     axes[1].legend(title="width")
     return fig
@@ -287,7 +290,7 @@ def fluctuations(frame: pd.DataFrame, arrays: dict) -> Figure:
     right.legend(fontsize=8.5)
     for ax in (left, right):
         ax.set_xticks(h, [str(v) for v in h])
-        ax.minorticks_off()
+        ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     return fig
 
 

@@ -1,0 +1,147 @@
+"""Networks against formulas written out in numpy, and the constants of the parametrisation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from tangents import models
+from tangents.functional import select
+from tests.cases import STACKS, close, name, normal
+
+
+def second_moment(activation):
+    """E[sigma(z)^2] for a standard normal z, by Gauss-Hermite quadrature."""
+    z, weight = np.polynomial.hermite_e.hermegauss(300)
+    value = activation(torch.from_numpy(z)).numpy()
+    return (weight * value**2).sum() / math.sqrt(2 * math.pi)
+
+
+def test_softplus_has_unit_second_moment():
+    z, weight = np.polynomial.hermite_e.hermegauss(300)
+    plain = np.logaddexp(0, 5 * z) / 5
+    gain = ((weight * plain**2).sum() / math.sqrt(2 * math.pi)) ** -0.5
+    assert gain == pytest.approx(models.SOFTPLUS_GAIN, abs=5e-6)  # half its last digit
+    assert second_moment(models.softplus) == pytest.approx(1, abs=1e-5)
+
+
+def test_relu_has_unit_second_moment():
+    assert second_moment(models.relu) == pytest.approx(1, abs=1e-12)  # even by symmetry
+
+
+SIGMA = {
+    "softplus": lambda z: 1.40438 / 5 * np.logaddexp(0, 5 * z),
+    "relu": lambda z: math.sqrt(2) * np.maximum(z, 0),
+    "tanh": np.tanh,
+}
+
+
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_is_the_formula(activation, depth, bias):
+    d, h, n = 4, 6, 5
+    module = models.MLP(d, h, depth, c=2, activation=activation, bias=bias)
+    params = {k: normal(*p.shape, seed=i) for i, (k, p) in enumerate(module.named_parameters())}
+    x = normal(n, d, seed=99)
+    w = {k: v.numpy() for k, v in params.items()}
+    a = x.numpy()
+    for layer in range(depth):
+        z = a @ w[f"hidden.{layer}.weight"].T / math.sqrt(a.shape[1])
+        a = SIGMA[activation](z + w.get(f"hidden.{layer}.bias", 0.0))
+    f = a @ w["readout.weight"].T / math.sqrt(h) + w.get("readout.bias", 0.0)
+    # torch's softplus is cut off above 20 / beta, an error of 4e-10
+    close(functional_call(module, params, (x,)), torch.from_numpy(f), order=0.5, times=1)
+
+
+def test_convolution_is_the_sum_over_windows():
+    layer = models.Conv2d(2, 3, 3, stride=2, padding=1)
+    w, b, x = normal(3, 2, 3, 3), normal(3, seed=1), normal(4, 2, 5, 7, seed=2)
+    padded = np.pad(x.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    want = np.empty((4, 3, 3, 4))
+    for i in range(3):
+        for j in range(4):
+            window = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            want[:, :, i, j] = np.tensordot(window, w.numpy(), ((1, 2, 3), (1, 2, 3)))
+    got = functional_call(layer, {"weight": w, "bias": b}, (x,))
+    close(got, torch.from_numpy(want / math.sqrt(18)) + b[:, None, None])
+
+
+def test_convnet_maps_of_mnist():
+    module, sizes = models.ConvNet(1, 2), []
+    for layer in module.hidden:
+        layer.register_forward_hook(lambda _, __, z: sizes.append(tuple(z.shape[-2:])))
+    params = models.initialise(module, 0)
+    out = functional_call(module, params, (normal(2, 1, 28, 28),))
+    assert sizes == [(13, 13), (11, 11), (5, 5), (3, 3)] and out.shape == (2, 1)
+
+
+@pytest.mark.parametrize("case", STACKS, ids=name)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_a_stack_is_its_networks(case, seeds):
+    params, x = case.stack(*seeds), case.x(3)
+    got = functional_call(case.module, params, (x,))
+    for i in range(len(seeds)):
+        close(got[i], functional_call(case.module, select(params, i), (x,)))
+
+
+@pytest.mark.parametrize("options", [{"groups": 2}, {"padding": 1, "padding_mode": "circular"}])
+def test_a_stack_of_other_convolutions_is_refused(options):
+    layer = models.Conv2d(2, 2, 3, bias=False, **options)
+    with pytest.raises(ValueError, match=r"^Conv2d: a stack needs groups=1"):
+        functional_call(layer, {"weight": normal(2, *layer.weight.shape)}, (normal(1, 2, 5, 5),))
+
+
+@pytest.mark.parametrize("activation", ["softplus", "relu"])
+def test_output_variance_at_initialisation_is_one(activation):
+    module = models.MLP(10, 100, 2, c=50, activation=activation)
+    x = normal(1, 10)
+    x *= math.sqrt(10) / x.norm()
+    f = functional_call(module, models.initialise_stack(module, list(range(100))), (x,))
+    assert f.square().mean() == pytest.approx(1, abs=0.15)  # four standard errors
+    assert f.mean() == pytest.approx(0, abs=0.06)
+
+
+@given(scale=st.floats(0.2, 3), depth=st.integers(1, 4))
+def test_relu_without_bias_is_homogeneous(scale, depth):
+    module = models.MLP(3, 4, depth, activation="relu", bias=False)
+    params, x = models.initialise(module, depth), normal(2, 3)
+    scaled = {k: scale * v for k, v in params.items()}
+    want = scale ** (depth + 1) * functional_call(module, params, (x,))
+    close(functional_call(module, scaled, (x,)), want)
+
+
+def test_initialisation_is_a_function_of_the_seed():
+    module = models.MLP(3, 50, 2)
+    torch.manual_seed(1)
+    first = models.initialise(module, 5)
+    torch.manual_seed(2)
+    again, other = models.initialise(module, 5), models.initialise(module, 6)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["readout.weight"], other["readout.weight"])
+    assert all(v.abs().max() == 0 for k, v in first.items() if k.endswith("bias"))
+    assert first["hidden.1.weight"].std() == pytest.approx(1, abs=0.06)
+    single = models.initialise(module, 5, dtype=torch.float32)
+    assert all(v.dtype == torch.float32 for v in single.values())
+    assert all(torch.equal(single[k], first[k].float()) for k in first)  # the same draws
+    without = models.initialise(models.MLP(3, 50, 2, bias=False), 5)
+    assert all(torch.equal(without[k], first[k]) for k in without)
+    stacked = models.initialise_stack(module, [6, 5])
+    assert all(torch.equal(select(stacked, 1)[k], first[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: models.MLP(3, 4, 1, activation="gelu"), "^activation 'gelu' is unknown; accepted"),
+        (lambda: models.MLP(3, 4, 0), "^MLP: d, width, depth and c must be at least 1"),
+        (lambda: models.ConvNet(1, 0), "^ConvNet: c_in, width and c must be at least 1"),
+    ],
+)
+def test_bad_networks_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,70 @@
+"""Measurements against their definitions and finite differences."""
+
+import math
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from tangents import models, probes
+from tangents.functional import axpy, select, stack
+from tests.cases import CASES, close, like, name, normal
+
+
+def test_error_rate_counts_wrong_signs():
+    y = torch.tensor([1.0, -1, 1, -1])
+    output = torch.tensor([[0.1, -5, 2, -1e-9], [1, 1, 1, 1], [0, 0, -1, 1]])
+    assert probes.error_rate(output, y).tolist() == [0, 0.5, 1]
+    assert probes.error_rate(output[1], y) == 0.5
+
+
+def test_an_output_that_is_not_a_number_is_wrong():
+    y = torch.tensor([1.0, -1])
+    assert probes.error_rate(torch.tensor([math.nan, -1]), y) == 0.5
+
+
+def test_rms():
+    x = torch.tensor([[3.0, 4], [0, 0]])
+    assert probes.rms(x).tolist() == pytest.approx([math.sqrt(12.5), 0])
+
+
+HIDDEN = [case for case in CASES if hasattr(case.module, "hidden")]
+
+
+def preactivations(module, params, x):
+    """One vector of all of them, layer after layer written out again."""
+    scale = [1 / math.sqrt(math.prod(layer.weight.shape[1:])) for layer in module.hidden]
+    out = []
+    for i, layer in enumerate(module.hidden):
+        weight, bias = params[f"hidden.{i}.weight"], params.get(f"hidden.{i}.bias")
+        if weight.dim() == 2:
+            z = torch.nn.functional.linear(x, weight * scale[i], bias)
+        else:
+            z = torch.nn.functional.conv2d(x, weight * scale[i], bias, layer.stride, layer.padding)
+        out.append(z)
+        x = module.activation(z)
+    return out
+
+
+@pytest.mark.parametrize("case", HIDDEN, ids=name)
+def test_preactivation_velocity_is_a_finite_difference(case):
+    networks, x = [case.params(0), case.params(1)], case.x(3)
+    params = stack(networks)
+    v = like(params, seed=9)
+    got = probes.preactivation_velocity(case.module, params, x, v)
+    h = torch.tensor([1e-5])
+    for i, one in enumerate(networks):
+        single = {k: t[None] for k, t in one.items()}
+        along = {k: t[None] for k, t in select(v, i).items()}
+        ahead, behind = (select(axpy(s * h, along, single), 0) for s in (1, -1))
+        zs = zip(*(preactivations(case.module, p, x) for p in (ahead, behind)), strict=True)
+        speed = torch.stack([((a - b) / 2e-5).square().mean() for a, b in zs]).mean().sqrt()
+        close(got[i], speed, times=100, order=0.5)
+
+
+def test_probes_leave_no_hooks():
+    module = models.MLP(3, 4, 2)
+    params = models.initialise_stack(module, [0])
+    probes.preactivation_velocity(module, params, normal(2, 3), params)
+    assert not any(layer._forward_hooks for layer in module.modules())
+    assert functional_call(module, params, (normal(2, 3),)).shape == (1, 2, 1)
