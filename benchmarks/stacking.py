@@ -2,9 +2,9 @@
 
     python benchmarks/stacking.py > data/results/benchmark-stacking.csv
 
-Gradient flow of 32 networks (five hidden layers, ten inputs), the same attempts of steps from the same
-weights, once as one stack and once in a loop over stacks of length one. Median of five, after a
-warm-up; the two are measured in turn, so that a busy machine disturbs both alike.
+Gradient flow of 32 networks (five hidden layers, ten inputs): the same steps from the same weights,
+once as one stack and once in a loop over stacks of length one. Median of five, after a warm-up;
+the two are measured in turn, so that a busy machine disturbs both alike.
 """
 
 import csv

@@ -12,11 +12,11 @@ import pytest
 PACKAGE = "tangents"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS = (
-    ("functional", "statistics", "declaration", "provenance", "results", "sources"),
+    ("functional", "declaration", "statistics", "provenance", "results", "sources"),
     ("datasets", "models", "kernels"),
     ("ntk", "curvature", "reversible"),
     ("train", "optimise", "probes"),
-    ("experiments", "figures", "sweep", "ledger", "chapters", "__init__"),
+    ("figures", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, name in enumerate(name for layer in LAYERS for name in layer)}

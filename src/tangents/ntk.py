@@ -20,11 +20,12 @@ from tangents.functional import Params
 
 @dataclass(frozen=True)
 class Factor:
-    """One layer's columns of J: row i is the outer product b_i a_i^T, and b_i for a bias."""
+    """One layer's columns of J: row i is the outer product s b_i a_i^T, and b_i for a bias."""
 
     weight: str
     bias: str | None
     shape: tuple[int, ...]  # of the weight, which the (o, i) outer product is reshaped to
+    scale: float  # s in z = s W a + b
     a: Float[Tensor, "*b n i"]
     b: Float[Tensor, "*b n o"]
 
@@ -43,14 +44,15 @@ class Tangent:
         """J J'^T (n, m), with the Jacobian at other inputs or of another output; J J^T without."""
         other = other or self
         return sum(
-            (f.b @ g.b.mT) * (f.a @ g.a.mT + (f.bias is not None))
+            (f.b @ g.b.mT) * (f.scale * g.scale * (f.a @ g.a.mT) + (f.bias is not None))
             for f, g in zip(self.factors, other.factors, strict=True)
         )
 
     def diagonal(self) -> Float[Tensor, "*b n"]:
         """|J_i|^2 for each row: the diagonal of the gram."""
         return sum(
-            f.b.square().sum(-1) * (f.a.square().sum(-1) + (f.bias is not None))
+            torch.linalg.vecdot(f.b, f.b)
+            * (f.scale**2 * torch.linalg.vecdot(f.a, f.a) + (f.bias is not None))
             for f in self.factors
         )
 
@@ -59,7 +61,7 @@ class Tangent:
         total = 0
         for f in self.factors:
             matrix = v[f.weight].reshape(*f.b.shape[:-2], f.b.shape[-1], f.a.shape[-1])
-            z = f.a @ matrix.mT
+            z = f.a @ (f.scale * matrix.mT)
             if f.bias is not None:
                 z = z + v[f.bias].unsqueeze(-2)
             total = total + torch.linalg.vecdot(z, f.b)
@@ -70,7 +72,7 @@ class Tangent:
         out = {}
         for f in self.factors:
             weighted = f.b * u.unsqueeze(-1)
-            out[f.weight] = (weighted.mT @ f.a).reshape(*f.b.shape[:-2], *f.shape)
+            out[f.weight] = (weighted.mT @ f.a).mul_(f.scale).reshape(*f.b.shape[:-2], *f.shape)
             if f.bias is not None:
                 out[f.bias] = weighted.sum(-2)
         return out
@@ -82,6 +84,7 @@ class Tangent:
                 f[0].weight,
                 f[0].bias,
                 f[0].shape,
+                f[0].scale,
                 function(*(g.a for g in f)),
                 function(*(g.b for g in f)),
             )
@@ -181,11 +184,11 @@ def _factors(name, layer, params, x, b):
     scale = getattr(layer, "scale", 1.0)
     shape = tuple(layer.weight.shape)
     if isinstance(layer, nn.Linear):
-        return [Factor(weight, bias, shape, (x * scale).expand(*b.shape[:-1], -1), b)]
-    per_example = _conv_gradients(layer, x * scale, b).flatten(-4)
+        return [Factor(weight, bias, shape, scale, x.expand(*b.shape[:-1], -1), b)]
+    per_example = _conv_gradients(layer, x, b).flatten(-4)
     ones = torch.ones_like(per_example[..., :1])
-    found = [Factor(weight, None, shape, ones, per_example)]
-    return found + ([Factor(bias, None, shape[:1], ones, b.sum((-2, -1)))] if bias else [])
+    found = [Factor(weight, None, shape, scale, ones, per_example)]
+    return found + ([Factor(bias, None, shape[:1], 1.0, ones, b.sum((-2, -1)))] if bias else [])
 
 
 def _conv_gradients(layer: nn.Conv2d, x: Tensor, b: Tensor) -> Tensor:

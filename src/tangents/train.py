@@ -65,9 +65,9 @@ class Flow:
 class GradientFlow:
     """dw/dt = -grad L by steps that must pass the two tests of Geiger et al. (2020), section 2.3.
 
-    A step is accepted if |g - g'|^2 / (|g| |g'|) < tolerance and max_i |F_i' - F_i| < change; else
-    it shrinks tenfold and is tried again; it grows by 1.1 when both measures are below half of
-    their bounds, as in their public code.
+    A step is accepted if |g - g'|^2 / (|g| |g'|) < tolerance and max_i |F_i' - F_i| < change, else
+    tried again with a shorter one. Where their code divides by ten and multiplies by 1.1, the next
+    step aims at seven tenths of the nearer bound, which takes fewer steps and fewer trials.
 
     Their step is Euler's. Near the end of training the flow is stiff and Euler is held at
     2 / (largest curvature) although the solution hardly moves. With `implicit`, the step is the
@@ -78,7 +78,6 @@ class GradientFlow:
 
     def __init__(self, tolerance: float = 1e-4, change: float = 0.1, implicit: bool = False):
         self.tolerance, self.change, self.implicit = tolerance, change, implicit
-        self.grow_below = 0.5
 
     def init(self, params: Params) -> Params:
         return {}
@@ -94,6 +93,10 @@ class GradientFlow:
         turn = inner(turn, turn) / (norm(g) * norm(g_new))
         return torch.maximum(turn / self.tolerance, moved / self.change)
 
+    def resize(self, size):
+        """Factor (b,) from one step to the next, given the size of this one."""
+        return (0.7 / size).sqrt().clamp(0.2, 1.3).nan_to_num(0.1)
+
 
 class ContinuousMomentum:
     """dv/dt = -(mu / t) (v + grad L), dw/dt = v: a momentum whose memory is t / mu.
@@ -106,8 +109,7 @@ class ContinuousMomentum:
     implicit = False
 
     def __init__(self, mu: float = 1000.0, change: tuple[float, float] = (1e-4, 1e-2)):
-        self.mu, self.change = mu, change[1]
-        self.grow_below = change[0] / change[1]
+        self.mu, self.change, self.grow_below = mu, change[1], change[0] / change[1]
 
     def init(self, params: Params) -> Params:
         """The velocity of each network."""
@@ -120,6 +122,9 @@ class ContinuousMomentum:
 
     def size(self, g, g_new, moved):
         return moved / self.change
+
+    def resize(self, size):
+        return torch.where(size < 1, torch.where(size < self.grow_below, 1.1, 1.0), 0.1)
 
 
 class Point(NamedTuple):
@@ -171,14 +176,14 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     count = (ranked.flip(-1).cumsum(-1).flip(-1) > 0.1).sum(-1).tolist()
     if not any(count):
         return g
-    slope = J.forward(g)
     found = []
     for i, k in enumerate(count):
         rows = order[i, :k]
         J_i, root = J.map(lambda v, i=i, rows=rows: v[i, rows]), here.stiffness[i, rows].sqrt()
+        slope = J_i.forward(select(g, i))
         M = J_i.gram().mul_(dt[i] * root[:, None] * root)
         M.diagonal().add_(1)
-        solved = torch.cholesky_solve((root * slope[i, rows])[:, None], torch.linalg.cholesky(M))
+        solved = torch.cholesky_solve((root * slope)[:, None], torch.linalg.cholesky(M))
         found.append(J_i.backward(dt[i] * root * solved[:, 0]))
     return difference(g, {name: torch.stack([f[name] for f in found]) for name in g})
 
@@ -275,7 +280,7 @@ def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: in
         size = rule.size(here.gradient, new.gradient, (new.output - here.output).abs().amax(-1))
         ok = size < 1  # false for NaN
         t, step = torch.where(ok, t + dt, t), step + ok
-        dt = torch.where(ok, torch.where(size < rule.grow_below, dt * 1.1, dt), dt / 10)
+        dt = dt * rule.resize(size)
         memory = trial_memory if ok.all() else where(ok, trial_memory, memory)
         here = new if ok.all() else new.otherwise(ok, here)
         converged = (here.output * problem.y).amin(-1) >= 1

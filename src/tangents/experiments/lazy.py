@@ -46,7 +46,7 @@ class Lazy:
     implicit: bool = True  # linearly implicit steps where the flow is stiff; else Euler's
     tolerance: float = 1e-3  # on the turn of the gradient in a step; inf: bound the output alone
     max_steps: int = 20_000  # attempts; 0: only what is known at initialisation
-    frozen: int = 0  # kernels along training, frozen and learnt with; 2: the first and the last
+    frozen: int = 0  # kernels frozen along training and learnt with; from 2 on first and last too
     keep_output: bool = False
     dtype: str = "float64"
     seed: int = 0
@@ -57,6 +57,11 @@ class Lazy:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.scaled_alpha > 0:
             raise ValueError(f"scaled_alpha must be positive, got {self.scaled_alpha}")
+        for name in ("max_steps", "frozen", "pca"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be positive, got {self.tolerance}")
         _accept("network", self.network, ("fc", "conv"))
         _accept("dynamics", self.dynamics, ("gradient_flow", "momentum"))
         _accept("loss", self.loss, LOSSES)
@@ -112,7 +117,7 @@ class Run:
     def kernel(self, params: Params) -> Tensor:
         return ntk(self.module, params, self.task.x_test[:NTK_EXAMPLES])[..., 0, 0]
 
-    def row(self, step: int, time: float, split: str, **metrics: float) -> None:
+    def row(self, step: int, time: float, split: str, **metrics: float | Tensor) -> None:
         self.rows += [
             {"step": step, "time": time, "split": split, "metric": k, "value": float(v)}
             for k, v in metrics.items()
@@ -122,9 +127,8 @@ class Run:
         """The speed of the preactivations at t = 0 and the size of the output."""
         one = {k: v[None] for k, v in self.params0.items()}
         alpha = torch.full_like(self.f0[:1], self.alpha)
-        problem = Problem(
-            self.module, self.task.x, self.task.y, LOSSES[self.config.loss], alpha, self.f0[None]
-        )
+        x, y = self.task.x, self.task.y
+        problem = Problem(self.module, x, y, LOSSES[self.config.loss], alpha, self.f0[None])
         descent = {k: -v * self.alpha for k, v in problem.at(one, False).gradient.items()}
         speed = probes.preactivation_velocity(self.module, one, self.task.x, descent)
         self.row(0, 0.0, "train", preactivation_velocity=speed, output_norm=_rms(self.f0))
@@ -169,10 +173,16 @@ class Run:
 
 
 def frozen_error(module: nn.Module, params: Params, task: Task, c: Lazy) -> tuple[float, bool]:
-    """Test error of the machine that learns, by the same flow, with the kernel frozen at `params`."""
+    """Test error of the machine that learns by the same flow with the kernel at `params`.
+
+    And whether it fitted all training examples; (nan, False) for a kernel that is singular.
+    """
     (train,) = tangents(module, params, task.x)
     (test,) = tangents(module, params, task.x_test)
-    phi, phi_test = kernels.features(train.gram(), test.gram(train))
+    try:
+        phi, phi_test = kernels.features(train.gram(), test.gram(train))
+    except ValueError:
+        return math.nan, False
     n = len(phi)
     machine = models.Linear(n, 1, bias=False).to(phi)
     start = {"weight": phi.new_zeros(1, 1, n)}
@@ -229,8 +239,8 @@ def _norm(params: Params) -> Tensor:
 FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
 SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
 SMALL = dict(n=200, n_test=1000)
-MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], keep_output=True,
-            seed=FEW, **SMALL)  # fmt: skip
+MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW, **SMALL)
+MILD |= dict(keep_output=True)
 RELU = dict(part="relu", activation="relu", tolerance=math.inf)
 CONV = dict(part="conv", network="conv", activation="relu", pca=0, tolerance=math.inf)
 
@@ -272,13 +282,14 @@ PRESETS = {
              scaled_alpha=[1e-3, 1e-2, 1e-1], n=1000, n_test=1000, seed=MANY),
         dict(part="residual", width=[2**k for k in range(4, 12)], scaled_alpha=[1e3, 1e4, 1e5],
              n=1000, n_test=1000, seed=MANY),
-        dict(width=[100, 200, 400, 800], scaled_alpha=[2e2, 1e3, 1e4, 1e5, 1e6], n=1000, n_test=1000,
-             seed=MANY, **RELU),
+        dict(width=[100, 200, 400, 800], scaled_alpha=[2e2, 1e3, 1e4, 1e5, 1e6], n=1000,
+             n_test=1000, seed=MANY, **RELU),
         dict(part="phase", width=[100, 200, 400, 800], seed=MANY, keep_output=True,
              scaled_alpha=PAPER_KEPT, **PAPER),
         dict(part="phase", width=[100, 200, 400, 800], seed=MANY,
              scaled_alpha=[s for s in PAPER_SCALES if s not in PAPER_KEPT], **PAPER),
-        dict(part="frozen", width=400, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=9, **PAPER),
+        dict(part="frozen", width=400, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=9,
+             **PAPER),
         dict(tolerance=[1e-3, 1e-4, 1e-6], **MILD),
         dict(tolerance=1e-4, implicit=False, max_steps=200_000, **MILD),
         dict(dynamics="momentum", implicit=False, max_steps=200_000, **MILD),

@@ -18,7 +18,7 @@ FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two r
 
 
 def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
-    """The last value of a metric of each converged run of a part, a row a run, in column `value`."""
+    """The last value of a metric of each converged run of a part: a row a run, column `value`."""
     rows = frame[frame["part"] == part]
     done = rows[(rows["metric"] == "converged") & (rows["value"] == 1)]["run_id"]
     rows = rows[(rows["metric"] == metric) & rows["run_id"].isin(done)]
@@ -133,7 +133,7 @@ def reversal(largest: bool) -> Callable[..., Finding]:
 
 
 def outputs(frame: pd.DataFrame, arrays: dict, part: str, **where) -> dict[int, np.ndarray]:
-    """Outputs F on the test set of the converged runs picked, a dictionary by width of seeds x m."""
+    """Outputs F on test examples of the converged runs picked: by width, seeds x examples."""
     runs = pick(finals(frame, part, "error"), **where).sort_values(["width", "seed"])
     return {
         h: np.stack([arrays[f"{r}/test_output"].astype(float) for r in g["run_id"]])
