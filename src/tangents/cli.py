@@ -75,8 +75,8 @@ def _add_sweep(command: Parser) -> None:
     option = command.add_argument
     option("--device", type=_device, default="cpu", help="torch device (default cpu)")
     option("--threads", type=_positive, metavar="N", help="threads of each process")
-    text = "most runs computed as one (default 64)"
-    option("--max-stack", type=_positive, default=64, metavar="N", help=text)
+    text = "most runs computed as one (default 16)"
+    option("--max-stack", type=_positive, default=16, metavar="N", help=text)
     where = command.add_mutually_exclusive_group().add_argument
     text = "local processes of one thread each (default 1: this one)"
     where("--workers", type=_positive, default=1, metavar="N", help=text)

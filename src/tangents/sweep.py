@@ -40,7 +40,7 @@ class SweepError(Exception):
     """Runs that could not be computed (one line, naming the first cause)."""
 
 
-def stacks(experiment: Experiment, configs: Sequence[Any], max_stack: int = 64) -> list[list[Any]]:
+def stacks(experiment: Experiment, configs: Sequence[Any], max_stack: int = 16) -> list[list[Any]]:
     """The configs grouped by all fields but `experiment.stack`, at most `max_stack` to a group."""
     groups: dict[tuple, list[Any]] = {}
     for config in configs:
@@ -254,7 +254,7 @@ def sweep(
     workers: int = 1,
     scheduler: str | None = None,
     threads: int | None = None,
-    max_stack: int = 64,
+    max_stack: int = 16,
     progress: bool = True,
 ) -> int:
     """Computes the configs that the store lacks, each stored as it finishes; returns their number.
