@@ -29,6 +29,12 @@ def by_width(ax, rows: pd.DataFrame, x: str = "scaled_alpha", scale: float = 1.0
         band(ax, group, x, place, f"$h={h}$", scale, **line)
 
 
+def label_widths(ax, widths) -> None:
+    """Ticks at the widths themselves, instead of at powers of ten."""
+    ax.set_xticks(widths, [f"{h:.0f}" for h in widths])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+
+
 def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
     """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
     slopes = [
@@ -61,13 +67,14 @@ def collapse(frame: pd.DataFrame) -> Figure:
     fig, axes = panels(2)
     rows = finals(frame, "phase", "error")
     for ax in axes:
-        ax.set(xscale="log", ylabel="rescaled test error")
+        ax.set(xscale="log", ylabel="rescaled rise of test error")
     for place, (h, group) in enumerate(rows.groupby("width")):
-        mean = group.groupby("scaled_alpha")["value"].mean()
-        group = group.assign(
-            value=(group["value"] - mean.min()) / (mean.max() - mean.min()),
-            alpha=group["scaled_alpha"] / math.sqrt(h),
-        )
+        # each initialisation from its own plateau: what all scales share cancels
+        feature = group[group["scaled_alpha"] <= FEATURE].groupby("seed")["value"].mean()
+        rise = group["value"] - group["seed"].map(feature)
+        lazy = rise[group["scaled_alpha"] >= LAZY].mean()
+        alpha = group["scaled_alpha"] / math.sqrt(h)
+        group = group.assign(value=rise / lazy, alpha=alpha)
         band(axes[0], group, "alpha", place, f"$h={h}$")
         band(axes[1], group, "scaled_alpha", place, f"$h={h}$")
     axes[0].set_xlabel(r"output scale $\alpha$")
@@ -123,6 +130,7 @@ def lazy_residuals(frame: pd.DataFrame) -> Figure:
         at, mean = band(
             left, group, "width", place, rf"$\sqrt{{h}}\alpha=10^{{{math.log10(s):.0f}}}$"
         )
+    label_widths(left, at)
     guide(left, at, 0.6 * mean[0], -1, r"$1/h$")
     guide(left, at, 1.6 * mean[0], -0.5, r"$1/\sqrt{h}$", ls=":")
     left.legend()
@@ -172,6 +180,7 @@ def weights_and_speed(frame: pd.DataFrame) -> Figure:
         ylabel=r"rms $|\dot z|$ at $t=0$ (per unit time)",
     )
     at, mean = band(right, speed, "width", 0, "measured")
+    label_widths(right, at)
     slopes = over_seeds([power(g["width"], g["value"]) for _, g in speed.groupby("seed")])
     guide(
         right,
@@ -289,8 +298,7 @@ def fluctuations(frame: pd.DataFrame, arrays: dict) -> Figure:
     left.legend()
     right.legend(fontsize=8.5)
     for ax in (left, right):
-        ax.set_xticks(h, [str(v) for v in h])
-        ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        label_widths(ax, h)
     return fig
 
 

@@ -1,0 +1,70 @@
+"""The chapter's checks on invented tables whose laws are known exactly."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from tangents.experiments import lazy_checks as checks
+from tangents.experiments.lazy_claims import CLAIMS
+
+SCALES = [10.0**e for e in (-2, -1, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
+
+
+def table(law, part="phase", metric="kernel_change", converged=1.0, scales=SCALES, **columns):
+    """Runs of three widths and five seeds whose last `metric` is law(h, s, seed)."""
+    rows = []
+    for h in (32, 64, 128):
+        for s in scales:
+            for seed in range(5):
+                run = {"run_id": f"{h}-{s}-{seed}", "part": part, "width": h, "scaled_alpha": s}
+                run |= {"seed": seed, "depth": 5, **columns}
+                for name, value in ((metric, law(h, s, seed)), ("converged", converged)):
+                    rows.append(run | {"time": 1.0, "metric": name, "value": value})
+    return pd.DataFrame(rows)
+
+
+def jitter(seed):
+    return 1 + 0.01 * (seed - 2)
+
+
+def test_the_border_of_the_kernel():
+    frame = table(lambda h, s, seed: jitter(seed) / s)
+    found = checks.scale_by_kernel(frame, {})
+    assert found.estimate == pytest.approx(-0.5) and found.verdict == "supported"
+    frame = table(lambda h, s, seed: jitter(seed) / (s * math.sqrt(h)))
+    assert checks.scale_by_kernel(frame, {}).verdict == "contradicted"
+
+
+def test_an_exponent_within_a_range():
+    frame = table(lambda h, s, seed: h * s**-1.7 if s <= 1 else 7.0)
+    check = checks.exponent("kernel_change", "phase", "scaled_alpha", (1.5, 1.9), -1.0,
+                            scaled_alpha=(1e-2, 1.0))  # fmt: skip
+    assert check(frame, {}).estimate == pytest.approx(1.7)
+
+
+def test_unconverged_runs_are_left_out():
+    frame = table(lambda h, s, seed: 1.0, converged=0.0)
+    with pytest.raises(LookupError, match="no converged run"):
+        checks.finals(frame, "phase", "kernel_change")
+
+
+def test_the_gap_in_points():
+    law = lambda h, s, seed: 0.10 + (0.32 / h if s >= 1e4 else 0.0) * jitter(seed)  # noqa: E731
+    frame = table(law, metric="error")
+    found = checks.gap_at_largest(frame, {})
+    assert found.estimate == pytest.approx(0.25) and found.verdict == "supported"
+    assert checks.gap_shrinks(frame, {}).verdict == "supported"
+
+
+def test_the_lazy_residual_tells_one_from_a_half():
+    for b, verdict in ((1.0, "supported"), (0.5, "contradicted")):
+        law = lambda h, s, seed, b=b: jitter(seed) / (s / h**0.5) / h**b  # noqa: E731
+        frame = table(law, part="residual", scales=[1e3, 1e4, 1e5])
+        found = checks.lazy_residual(frame, {})
+        assert found.estimate == pytest.approx(b) and found.verdict == verdict
+
+
+def test_claims_have_names_of_their_own_and_known_papers():
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+    assert {claim.paper for claim in CLAIMS} <= {"geiger2019", "geiger2020"}
