@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -32,14 +32,9 @@ STYLE = {
 
 def panels(columns: int, height: float = 3.6, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
     """A row of panels lettered (a), (b), ... in the project's style."""
-    with plt.rc_context(STYLE):
-        fig, grid = plt.subplots(
-            rows,
-            columns,
-            figsize=(4.4 * columns, height * rows),
-            layout="constrained",
-            squeeze=False,
-        )
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(4.4 * columns, height * rows), layout="constrained")
+        grid = fig.subplots(rows, columns, squeeze=False)
     axes = grid.ravel()
     if len(axes) > 1:
         for letter, ax in zip("abcdefgh", axes, strict=False):

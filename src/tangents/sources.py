@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 
 import filelock
 import numpy as np
-import pooch
 import requests
 
 log = logging.getLogger(__name__)
@@ -84,6 +83,8 @@ def _check_reachable(url: str, patience: float = 5.0) -> None:
 
 def _get_urls(folder: Path, urls: list[str]) -> None:
     _check_reachable(urls[0])
+    import pooch  # slow, and only needed where something is fetched
+
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(timeout=(5, 30))
     for url in urls:
@@ -175,6 +176,8 @@ def root() -> Path:
     repository = Path(__file__).resolve().parents[2]
     if (repository / "data" / "README.md").is_file():
         return repository / "data" / "raw"
+    import pooch
+
     return Path(pooch.os_cache("tangents"))
 
 

@@ -271,7 +271,7 @@ PRESETS = {
         dict(part="residual", width=[16, 32, 64, 128, 256], scaled_alpha=[1e3, 1e4, 1e5], seed=MANY,
              **SMALL),
         dict(width=[64, 128], scaled_alpha=[2e2, 6e2, 2e3, 6e3, 2e4], seed=FRESH, **RELU, **SMALL),
-        dict(n=500, width=[4, 8, 16], scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
+        dict(n=300, width=[4, 8], scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
         dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
         dict(dynamics="momentum", implicit=False, max_steps=20_000, **MILD),
     ],
