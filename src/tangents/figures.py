@@ -69,8 +69,3 @@ def guide(ax: Axes, x: Sequence[float], y0: float, exponent: float, text: str, *
     middle = np.sqrt(x[0] * x[-1]), np.sqrt(y[0] * y[-1])
     below = dict(xytext=(8, -12), va="top") if exponent > 0 else dict(xytext=(6, 4), va="bottom")
     ax.annotate(text, middle, textcoords="offset points", color="0.25", fontsize=9.5, **below)
-
-
-def regimes(ax: Axes, low: float, high: float) -> None:
-    """Shades the crossover between the two regimes on a sqrt(h) alpha axis."""
-    ax.axvspan(low, high, color="0.5", alpha=0.12, lw=0)

@@ -34,6 +34,16 @@ def lost(frame: pd.DataFrame, part: str) -> str:
     return f"{count} of {len(rows)} runs did not converge and are left out" if count else ""
 
 
+def seed_exponents(rows: pd.DataFrame, x: str, groups: list[str]) -> list[float]:
+    """The exponent of `value` in column x for each seed, mean over groups of two rows or more."""
+
+    def one(seed_rows):
+        fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(groups) if len(g) > 1]
+        return float(np.mean(fits))
+
+    return by_seed(rows, one)
+
+
 def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Callable[..., Finding]:
     """Check that metric ~ x^(sign a) with a accepted, fitted for each seed over all else."""
 
@@ -41,11 +51,8 @@ def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Calla
         rows = pick(finals(frame, part, metric), **where)
         others = [c for c in ("width", "scaled_alpha", "depth") if c != x]
 
-        def one(seed_rows):
-            fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(others) if len(g) > 1]
-            return sign * float(np.mean(fits))
-
-        return finding(over_seeds(by_seed(rows, one)), accept, len(rows), lost(frame, part))
+        slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
+        return finding(over_seeds(slopes), accept, len(rows), lost(frame, part))
 
     return check
 
@@ -211,11 +218,8 @@ def time_exponent(metric: str, accept) -> Callable[..., Finding]:
     def check(frame: pd.DataFrame, arrays: dict) -> Finding:
         rows = pick(timed(frame, metric), scaled_alpha=(1e-2, 1.0))
 
-        def one(seed_rows):
-            fits = [power(g["scaled_alpha"], g["value"]) for _, g in seed_rows.groupby("width")]
-            return float(np.mean(fits))
-
-        return finding(over_seeds(by_seed(rows, one)), accept, len(rows), lost(frame, "phase"))
+        slopes = seed_exponents(rows, "scaled_alpha", ["width"])
+        return finding(over_seeds(slopes), accept, len(rows), lost(frame, "phase"))
 
     return check
 

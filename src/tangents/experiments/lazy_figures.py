@@ -14,6 +14,7 @@ from tangents.experiments.lazy_checks import (
     frozen_table,
     outputs,
     pick,
+    seed_exponents,
     test_labels,
     timed,
 )
@@ -37,11 +38,7 @@ def label_widths(ax, widths) -> None:
 
 def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
     """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
-    slopes = []
-    for _, seed in rows.groupby("seed"):
-        fits = [power(g[x], g["value"]) for _, g in seed.groupby(list(groups)) if len(g) > 1]
-        slopes.append(np.mean(fits))
-    mean, low, high = over_seeds(slopes)
+    mean, low, high = over_seeds(seed_exponents(rows, x, list(groups)))
     return f"{mean:.2f} ± {(high - low) / 2:.2f}"
 
 
