@@ -65,6 +65,8 @@ class Case:
     module: nn.Module
     shape: tuple[int, ...]  # of one input
     stacks: bool = True  # takes a stack of networks
+    structured: tuple[str, ...] = ()  # names of the layers with a structured tangent
+    vocabulary: int = 0  # inputs are integers below it
 
     def params(self, seed: int = 0) -> Params:
         """Random parameters, biases too, of variance one over the fan-in where unscaled."""
@@ -78,6 +80,9 @@ class Case:
         return stack([self.params(seed) for seed in seeds])
 
     def x(self, n: int, seed: int = 0) -> Tensor:
+        if self.vocabulary:
+            generator = Generator().manual_seed(seed)
+            return torch.randint(self.vocabulary, (n, *self.shape), generator=generator)
         return normal(n, *self.shape, seed=1000 + seed)
 
 
@@ -108,6 +113,156 @@ CASES = (
         (1, 5, 5),
         stacks=False,
     ),
+)
+
+
+class Applied(nn.Module):
+    """A module of some layers and a function of (module, x)."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Louder(nn.Linear):
+    """Scales its output and does not say so."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def recurrent(net: Applied, x: Tensor) -> Tensor:
+    state = torch.zeros_like(net.enter(x[:, 0]))
+    for t in range(x.shape[1]):
+        state = torch.tanh(net.enter(x[:, t]) + net.step(state))
+    return net.leave(state)
+
+
+def time_first(net: Applied, x: Tensor) -> Tensor:
+    return net.leave(torch.tanh(net.enter(x.transpose(0, 1))).sum(0))
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))
+    net[2].weight = net[0].weight
+    return net
+
+
+def direct(net: Applied, x: Tensor) -> Tensor:
+    return net.leave(net.enter(x)) + x @ net.enter.weight.mT @ net.leave.weight.mT
+
+
+def attention(net: Applied, x: Tensor) -> Tensor:
+    return net.leave(net.mix(x, x, x)[0].mean(1))
+
+
+L, S, T = nn.Linear, nn.Sequential, nn.Tanh
+MODULES = tuple(
+    Case(name, module.double().eval(), shape, False, structured, vocabulary)
+    for name, module, shape, structured, vocabulary in (
+        ("wide image", S(nn.Conv2d(2, 9, 2), T(), nn.Flatten(), L(9, 2)), (2, 2, 2), ("0", "3"), 0),
+        (
+            "few positions",
+            S(nn.Conv1d(9, 9, 3), T(), nn.Flatten(), L(18, 2)),
+            (9, 4),
+            ("0", "3"),
+            0,
+        ),
+        (
+            "groups, same padding, circular",
+            S(
+                nn.Conv2d(2, 4, 3, groups=2, padding="same", padding_mode="circular"),
+                T(),
+                nn.Conv2d(4, 2, 2, stride=2, dilation=2, bias=False),
+                nn.Flatten(),
+                L(8, 1),
+            ),
+            (2, 5, 5),
+            ("0", "2", "4"),
+            0,
+        ),
+        (
+            "normalisation",
+            S(
+                L(3, 4),
+                nn.BatchNorm1d(4),
+                T(),
+                nn.LayerNorm(4),
+                L(4, 6),
+                nn.Unflatten(1, (2, 3)),
+                nn.GroupNorm(1, 2),
+                nn.LayerNorm((2, 3), bias=False),
+                nn.Flatten(),
+                L(6, 2),
+            ),
+            (3,),
+            ("0", "1", "3", "4", "6", "7", "9"),
+            0,
+        ),
+        (
+            "embedding",
+            Applied(
+                lambda m, x: m.leave(torch.tanh(m.mix(m.table(x))).sum(1)),
+                table=nn.Embedding(5, 3),
+                mix=L(3, 4),
+                leave=L(4, 2),
+            ),
+            (3,),
+            ("table", "mix", "leave"),
+            5,
+        ),
+        (
+            "recurrent cell",
+            Applied(recurrent, enter=L(2, 9), step=L(9, 9), leave=L(9, 2)),
+            (3, 2),
+            ("enter", "step", "leave"),
+            0,
+        ),
+        ("time first", Applied(time_first, enter=L(2, 3), leave=L(3, 1)), (4, 2), ("leave",), 0),
+        (
+            "residual",
+            Applied(lambda m, x: m.b(x + torch.tanh(m.a(x))), a=L(3, 3), b=L(3, 2)),
+            (3,),
+            ("a", "b"),
+            0,
+        ),
+        ("tied weights", tied(), (3,), ("4",), 0),
+        ("weights used directly", Applied(direct, enter=L(3, 2), leave=L(2, 2)), (3,), (), 0),
+        (
+            "idle layer",
+            Applied(lambda m, x: m.used(x), used=L(3, 1), idle=L(3, 1)),
+            (3,),
+            ("used",),
+            0,
+        ),
+        ("hidden scale", S(Louder(3, 3), T(), L(3, 1)), (3,), ("2",), 0),
+        ("changed in place", S(L(3, 5), nn.ReLU(inplace=True), L(5, 2)), (3,), ("2",), 0),
+        (
+            "attention",
+            Applied(attention, mix=nn.MultiheadAttention(4, 2, batch_first=True), leave=L(4, 2)),
+            (3, 4),
+            ("leave",),
+            0,
+        ),
+        (
+            "bare parameters",
+            S(
+                L(3, 4),
+                nn.PReLU(),
+                nn.Unflatten(1, (2, 2)),
+                nn.ConvTranspose1d(2, 1, 1),
+                nn.Flatten(),
+            ),
+            (3,),
+            ("0",),
+            0,
+        ),
+    )
 )
 STACKS = tuple(case for case in CASES if case.stacks)
 

@@ -6,7 +6,7 @@ from jaxtyping import config as typing
 from jaxtyping import install_import_hook
 
 # Before anything imports them. The others annotate no shapes.
-CHECKED = ("functional", "models", "kernels", "ntk", "train", "optimise", "probes")
+CHECKED = ("functional", "models", "kernels", "jacobian", "ntk", "train", "optimise", "probes")
 hook = install_import_hook([f"tangents.{name}" for name in CHECKED], "beartype.beartype")
 
 import torch  # noqa: E402

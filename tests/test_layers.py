@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS = (
     ("functional", "declaration", "statistics", "provenance", "results", "sources"),
     ("datasets", "models", "kernels"),
-    ("ntk", "curvature", "reversible"),
+    ("jacobian", "ntk", "curvature", "reversible"),
     ("train", "optimise", "probes"),
     ("figures", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),

@@ -1,16 +1,21 @@
-"""The factored Jacobian against dense automatic differentiation, for every network of the table."""
+"""The factored Jacobian and its kernel against dense automatic differentiation, on any module."""
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call, jacrev, jvp, vjp
+from torch.func import functional_call, jacrev, vjp
 
 from tangents import models
-from tangents.functional import select
-from tangents.ntk import ntk, tangents
-from tests.cases import CASES, STACKS, all_close, close, flat, like, name, normal
+from tangents import ntk as engine
+from tangents.functional import select, stack
+from tangents.jacobian import TILE
+from tangents.ntk import ntk, tangent
+from tests.cases import CASES, MODULES, STACKS, all_close, close, flat, like, name, normal
 
-every_case = pytest.mark.parametrize("case", CASES, ids=name)
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, in vmap
+every_case = pytest.mark.parametrize("case", CASES + MODULES, ids=name)
 
 
 def jacobian(module, params, x):
@@ -18,126 +23,116 @@ def jacobian(module, params, x):
     return flat(jacrev(lambda p: functional_call(module, p, (x,)))(params), 2)
 
 
+def outputs_of(kernel):
+    """The diagonal and the trace over outputs of a full kernel (n, m, c, c)."""
+    return {
+        "diagonal": kernel.diagonal(dim1=-2, dim2=-1),
+        "trace": kernel.diagonal(0, 2, 3).sum(-1),
+    }
+
+
 @every_case
 def test_kernel_is_jacobian_times_jacobian(case):
     params, x1, x2 = case.params(), case.x(3), case.x(2, seed=1)
     J1, J2 = (jacobian(case.module, params, x) for x in (x1, x2))
-    close(ntk(case.module, params, x1, x2), torch.einsum("icp,jdp->ijcd", J1, J2))
-    close(ntk(case.module, params, x1), torch.einsum("icp,jdp->ijcd", J1, J1))
+    for x, J in ((x2, J2), (None, J1)):
+        want = torch.einsum("icp,jdp->ijcd", J1, J)
+        close(ntk(case.module, params, x1, x), want)
+        for outputs, part in outputs_of(want).items():
+            close(ntk(case.module, params, x1, x, outputs), part)
 
 
 @every_case
 def test_tangent_is_the_jacobian(case):
     params, x = case.params(), case.x(4)
     J = jacobian(case.module, params, x)
-    f, v, u = (lambda p: functional_call(case.module, p, (x,))), like(params), normal(4, seed=5)
-    for k, tangent in enumerate(tangents(case.module, params, x)):
-        close(tangent.value, f(params)[:, k])
-        close(tangent.forward(v), jvp(f, (params,), (v,))[1][:, k])
-        back = vjp(lambda p, k=k: f(p)[:, k], params)[1](u)[0]
-        all_close(tangent.backward(u), {name: back[name] for name in tangent.backward(u)})
-        assert tangent.backward(u).keys() == params.keys()
-        close(tangent.diagonal(), J[:, k].square().sum(-1))
-        close(tangent.gram(), J[:, k] @ J[:, k].T)
-        close(tangent.map(lambda t: t[:2]).gram(tangent), J[:2, k] @ J[:, k].T)
+    v, t = like(params), tangent(case.module, params, x)
+    u = normal(*t.value.shape, seed=5)
+
+    def f(p):
+        return functional_call(case.module, p, (x,))
+
+    close(t.value, f(params))
+    close(t.forward(v), J @ flat(v))
+    all_close(t.backward(u), vjp(f, params)[1](u)[0])
+    close(t.diagonal(), J.square().sum(-1))
+    part = t.map(lambda each: each[:2])
+    close(part.gram(t), torch.einsum("icp,jdp->ijcd", J[:2], J))
+    close(part.forward(v), t.forward(v)[:2])
 
 
-@pytest.mark.parametrize("case", STACKS, ids=name)
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_which_layers_are_structured(case):
+    params, x = case.params(), case.x(3)
+    assert engine._plan(case.module, params, x, 0).structured == set(case.structured)
+
+
+@pytest.mark.parametrize("case", (*STACKS, MODULES[0], MODULES[-1]), ids=name)
 def test_stack_is_its_networks(case):
     params, x, x2 = case.stack(0, 1, 2), case.x(3), case.x(2, seed=1)
-    kernel, (tangent, *_) = ntk(case.module, params, x, x2), tangents(case.module, params, x)
-    v, u = like(params), normal(3, 3, seed=4)
+    kernel, t = ntk(case.module, params, x, x2), tangent(case.module, params, x)
+    v, u = like(params), normal(*t.value.shape, seed=4)
     for i in range(3):
         one = select(params, i)
-        alone = tangents(case.module, one, x)[0]
+        alone = tangent(case.module, one, x)
         close(kernel[i], ntk(case.module, one, x, x2))
-        close(tangent.value[i], alone.value)
-        close(tangent.gram()[i], alone.gram())
-        close(tangent.diagonal()[i], alone.diagonal())
-        close(tangent.forward(v)[i], alone.forward(select(v, i)))
-        all_close(select(tangent.backward(u), i), alone.backward(u[i]))
+        for outputs in ("full", "diagonal", "trace"):
+            close(t.gram(outputs=outputs)[i], alone.gram(outputs=outputs))
+        close(t.value[i], alone.value)
+        close(t.diagonal()[i], alone.diagonal())
+        close(t.forward(v)[i], alone.forward(select(v, i)))
+        all_close(select(t.backward(u), i), alone.backward(u[i]))
 
 
-@pytest.mark.parametrize("case", STACKS, ids=name)
+@every_case
 def test_forward_and_backward_are_adjoint(case):
-    params = case.stack(0, 1)
-    v, u = like(params), normal(2, 4, seed=5)
-    for t in tangents(case.module, params, case.x(4)):
-        close((t.forward(v) * u).sum(-1), (flat(v, 1) * flat(t.backward(u), 1)).sum(-1), 1e4)
+    params = case.params()
+    t = tangent(case.module, params, case.x(4))
+    v, u = like(params), normal(*t.value.shape, seed=5)
+    close((t.forward(v) * u).sum(), sum((v[k] * g).sum() for k, g in t.backward(u).items()), 1e4)
+
+
+@pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_tiles_and_blocks_change_nothing(outputs, stacked, monkeypatch):
+    module, x, x2 = models.MLP(3, 5, 2, c=2), normal(11, 3), normal(7, 3, seed=1)
+    params = models.initialise_stack(module, [0, 1]) if stacked else models.initialise(module, 0)
+    want = [ntk(module, params, x, other, outputs) for other in (None, x2)]
+    tight = [ntk(module, params, x, other, outputs, budget=1e4) for other in (None, x2)]
+    monkeypatch.setattr("tangents.jacobian.TILE", 4)
+    tiled = [ntk(module, params, x, other, outputs) for other in (None, x2)]
+    for got in (tight, tiled):
+        for one, other in zip(got, want, strict=True):
+            close(one, other)
+    assert TILE > 11 * 2
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 6)
+)
+def test_any_shape(d, width, depth, c, n):
+    module = models.MLP(d, width, depth, c=c)
+    params, x = models.initialise(module, width), normal(n, d)
+    J = jacobian(module, params, x)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_single_precision(case):
+    params, x = case.params(), case.x(3)
+    want = ntk(case.module, params, x)
+    half = {k: v.float() for k, v in params.items()}
+    got = ntk(case.module.float(), half, x.float() if x.is_floating_point() else x)
+    case.module.double()
+    close(got, want.float())
 
 
 def test_nothing_is_left_behind():
     module, params = models.MLP(3, 4, 1), models.initialise(models.MLP(3, 4, 1), 0)
     with torch.no_grad():
-        (tangent,) = tangents(module, params, normal(2, 3))
-    held = [tangent.value, *(f.a for f in tangent.factors), *(f.b for f in tangent.factors)]
-    assert not any(t.requires_grad for t in held)
-    assert not any(layer._forward_hooks for layer in module.modules())
-
-
-# ---- what is refused, because its factors would not be the Jacobian
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = models.Linear(3, 3)
-
-    def forward(self, x):
-        return self.layer(self.layer(x))
-
-
-class Idle(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.used, self.idle = models.Linear(3, 1), models.Linear(3, 1)
-
-    def forward(self, x):
-        return self.used(x)
-
-
-class Louder(nn.Linear):
-    """Scales its output and does not say so."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-def tied():
-    net = nn.Sequential(models.Linear(3, 3), nn.Tanh(), models.Linear(3, 3))
-    net[2].weight = net[0].weight
-    return net
-
-
-REFUSED = {
-    "normalisation": (lambda: nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)), "'1' .LayerNorm"),
-    "bare parameter": (lambda: nn.PReLU(), "'root' .PReLU"),
-    "called twice": (Twice, "'layer' is called more than once"),
-    "never called": (Idle, "'idle' is never called"),
-    "hidden scale": (lambda: Louder(3, 1), "'root' .Louder. is not supported"),
-    "tied weights": (tied, "'0' and '2' share a parameter"),
-    "changed in place": (
-        lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True), nn.Linear(3, 1)),
-        "'0' is changed in place",
-    ),
-    "several positions": (
-        lambda: nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Linear(1, 2), nn.Flatten()),
-        "'1' has several positions an example",
-    ),
-    "grouped convolution": (
-        lambda: nn.Sequential(nn.Unflatten(1, (3, 1, 1)), nn.Conv2d(3, 3, 1, groups=3)),
-        "convolutions grouped",
-    ),
-}
-
-
-@pytest.mark.parametrize("build, message", REFUSED.values(), ids=REFUSED)
-def test_other_layers_are_refused_by_name(build, message):
-    module = build()
-    params = {k: p.detach() for k, p in module.named_parameters()}
-    with pytest.raises(ValueError, match=f"^ntk: .*{message}") as error:
-        ntk(module, params, torch.ones(2, 3))
-    assert "\n" not in str(error.value)
+        t = tangent(module, params, normal(2, 3))
+    held = [t.value, *(f.a for f in t.factors), *(f.b for f in t.factors)]
+    assert not any(v.requires_grad for v in held)
     assert not any(layer._forward_hooks for layer in module.modules())
 
 
@@ -152,3 +147,70 @@ def test_a_scale_that_is_stated_counts():
     layer = models.Linear(3, 1, bias=False)
     x = normal(4, 3)
     close(ntk(layer, {"weight": normal(1, 3)}, x)[..., 0, 0], x @ x.T / 3)
+
+
+def test_the_products_of_the_last_layer_are_the_identity():
+    """Theta of a linear read-out on fixed features: <a, a'> + 1 on the diagonal over outputs."""
+    layer, x = nn.Linear(4, 3).double(), normal(5, 4)
+    params = {k: v.detach() for k, v in layer.named_parameters()}
+    close(ntk(layer, params, x), (x @ x.T + 1)[..., None, None] * torch.eye(3).double())
+
+
+# ---- what is refused
+
+
+class Mixing(nn.Module):
+    """Centres the batch, so that examples depend on each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x) - self.layer(x).mean(0)
+
+
+REFUSED = {
+    "batch statistics": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+        "layer '1' .BatchNorm1d. is in training mode",
+    ),
+    "dropout": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
+        "layer '1' .Dropout. is in training mode",
+    ),
+    "mixed examples": (Mixing, "depends on the others in its batch"),
+    "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
+}
+
+
+@pytest.mark.parametrize("build, message", REFUSED.values(), ids=REFUSED)
+def test_no_map_of_single_examples_is_refused(build, message):
+    module = build()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    with pytest.raises(ValueError, match=f"^ntk: .*{message}") as error:
+        ntk(module, params, normal(2, 3).float())
+    assert "\n" not in str(error.value)
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_bad_input_is_named():
+    module = models.MLP(3, 4, 1)
+    params, x = models.initialise(module, 0), normal(5, 3)
+
+    def fails(message, p=params, x1=x, **options):
+        with pytest.raises(ValueError, match=f"^ntk: {message}"):
+            ntk(module, p, x1, **options)
+
+    fails("x1 holds values that are not finite", x1=torch.where(x > 1, torch.nan, x))
+    fails(
+        "'?hidden.0.weight'? .*not finite", params | {"hidden.0.weight": torch.full((4, 3), 1e999)}
+    )
+    fails("the output is not finite", {k: 1e300 * v for k, v in params.items()})
+    fails("params lack 'readout.bias'", {k: v for k, v in params.items() if k != "readout.bias"})
+    fails(
+        "'readout.weight' must have shape .1, 4., got .4,.", params | {"readout.weight": x[:4, 0]}
+    )
+    fails("params must all be of one", params | {"readout.bias": x[:2, :1]})
+    fails("outputs must be one of full, diagonal, trace", outputs="all")
+    assert stack([params, params]).keys() == params.keys()

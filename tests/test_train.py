@@ -134,8 +134,8 @@ def test_points_mix_by_network(factored):
         for name in ("params", "gradient"):
             assert flat(getattr(mixed, name), 1)[i].equal(flat(getattr(alone, name)))
         if factored:
-            close(mixed.tangent.gram()[i], alone.tangent.gram()[0])
-            assert mixed.tangent.value[i].equal(alone.tangent.value[0])
+            close(mixed.jacobian.gram()[i], alone.jacobian.gram()[0])
+            assert mixed.jacobian.value[i].equal(alone.jacobian.value[0])
 
 
 # ---- the flow

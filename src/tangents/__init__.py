@@ -6,15 +6,16 @@ functional    arithmetic on dictionaries of parameters; centred, scaled and line
 datasets      real data, fetched and verified; the tasks made of them
 models        networks in the NTK parametrisation
 kernels       distances between kernels, and what a fixed kernel learns
-ntk           the empirical tangent kernel, and the Jacobian as a linear operator
+jacobian      the Jacobian as a linear operator in factored form
+ntk           the empirical tangent kernel of any module
 train         gradient flow of many networks at once
 optimise      gradient descent, momentum and Adam, likewise
 probes        what is measured on a network
 experiments   the studies: a config, presets, a run function and claims
 results       where finished runs are kept and published
 
-All functions of networks take any ``torch.nn.Module`` made of supported layers and its parameters
-as a ``dict[str, Tensor]``; device and dtype are those of the tensors handed in.
+All functions of networks take a ``torch.nn.Module`` and its parameters as a ``dict[str, Tensor]``;
+device and dtype are those of the tensors handed in.
 """
 
 __version__ = "0.1.0"

@@ -21,7 +21,8 @@ SOFTPLUS_BETA, SOFTPLUS_GAIN = 5.0, 1.40438
 
 def softplus(z: Tensor) -> Tensor:
     """Softplus with unit second moment under N(0, 1) (Geiger et al. 2020, section 2.1)."""
-    return SOFTPLUS_GAIN * F.softplus(z, beta=SOFTPLUS_BETA)
+    # torch returns z itself beyond the threshold: at 40 that is exact in float64
+    return SOFTPLUS_GAIN * F.softplus(z, beta=SOFTPLUS_BETA, threshold=40.0)
 
 
 def relu(z: Tensor) -> Tensor:
@@ -93,9 +94,7 @@ class MLP(nn.Module):
         _require(min(d, width, depth, c) >= 1, "MLP: d, width, depth and c must be at least 1")
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
-        self.hidden = nn.ModuleList(
-            Linear(i, o, bias=bias) for i, o in pairwise(sizes)
-        )
+        self.hidden = nn.ModuleList(Linear(i, o, bias=bias) for i, o in pairwise(sizes))
         self.readout = Linear(width, c, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tangents.functional import Params, axpy, difference, inner, norm, select, where
-from tangents.ntk import Tangent, tangents
+from tangents.jacobian import Tangent
+from tangents.ntk import tangent
 
 
 class Loss(NamedTuple):
@@ -59,7 +60,7 @@ class Flow:
     dt: Float[Tensor, " b"]
     step: Int[Tensor, " b"]  # accepted steps
     converged: Bool[Tensor, " b"]  # every training point has margin >= 1
-    failed: Bool[Tensor, " b"]  # out of steps, or not finite
+    failed: Bool[Tensor, " b"]  # out of steps, not finite, or without any gradient left
 
 
 class GradientFlow:
@@ -135,13 +136,13 @@ class Point(NamedTuple):
     loss: Float[Tensor, " b"]  # sum_i l(y_i F_i) / (n alpha^2)
     gradient: Params
     stiffness: Float[Tensor, "b n"]  # l''(y_i F_i) / n, so that H = J^T diag(stiffness) J
-    tangent: Tangent | None
+    jacobian: Tangent | None
 
     def otherwise(self, ok: Tensor, other: "Point") -> "Point":
         """This point for the networks where `ok`, the other elsewhere."""
-        tangent = self.tangent and self.tangent.map(
+        jacobian = self.jacobian and self.jacobian.map(
             lambda new, old: torch.where(ok.view(-1, *[1] * (new.dim() - 1)), new, old),
-            other.tangent,
+            other.jacobian,
         )
         return Point(
             where(ok, self.params, other.params),
@@ -149,7 +150,7 @@ class Point(NamedTuple):
             torch.where(ok, self.loss, other.loss),
             where(ok, self.gradient, other.gradient),
             torch.where(ok[:, None], self.stiffness, other.stiffness),
-            tangent,
+            jacobian,
         )
 
     def select(self, live: Tensor) -> "Point":
@@ -160,7 +161,7 @@ class Point(NamedTuple):
             self.loss[live],
             select(self.gradient, live),
             self.stiffness[live],
-            self.tangent and self.tangent.map(lambda x: x[live]),
+            self.jacobian and self.jacobian.map(lambda x: x[live]),
         )
 
 
@@ -170,8 +171,8 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     Examples whose dt D_i |J_i|^2 sum to less than 0.1 are left out, smallest first: a step is
     stable without them.
     """
-    J, g = here.tangent, here.gradient
-    weight = dt[:, None] * here.stiffness * J.diagonal()
+    J, g = here.jacobian, here.gradient
+    weight = dt[:, None] * here.stiffness * J.diagonal()[..., 0]
     ranked, order = weight.sort(descending=True)
     count = (ranked.flip(-1).cumsum(-1).flip(-1) > 0.1).sum(-1).tolist()
     if not any(count):
@@ -180,11 +181,11 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     for i, k in enumerate(count):
         rows = order[i, :k]
         J_i, root = J.map(lambda v, i=i, rows=rows: v[i, rows]), here.stiffness[i, rows].sqrt()
-        slope = J_i.forward(select(g, i))
-        M = J_i.gram().mul_(dt[i] * root[:, None] * root)
+        slope = J_i.forward(select(g, i))[:, 0]
+        M = J_i.gram(outputs="trace").mul_(dt[i] * root[:, None] * root)
         M.diagonal().add_(1)
         solved = torch.cholesky_solve((root * slope)[:, None], torch.linalg.cholesky(M))
-        found.append(J_i.backward(dt[i] * root * solved[:, 0]))
+        found.append(J_i.backward((dt[i] * root)[:, None] * solved))
     return difference(g, {name: torch.stack([f[name] for f in found]) for name in g})
 
 
@@ -205,12 +206,15 @@ class Problem:
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
         if factored:
-            (tangent,) = tangents(self.module, params, self.x)
-            f, pull = tangent.value, tangent.backward
+            jacobian = tangent(self.module, params, self.x)
+            f = jacobian.value[..., 0]
+
+            def pull(r):
+                return jacobian.backward(r.unsqueeze(-1))
         else:
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             graph = torch.func.functional_call(self.module, leaves, (self.x,))[..., 0]
-            f, tangent = graph.detach(), None
+            f, jacobian = graph.detach(), None
 
             def pull(r):
                 found = torch.autograd.grad(graph, [*leaves.values()], r)
@@ -221,7 +225,7 @@ class Problem:
         margin = output * self.y
         gradient = pull(self.loss.slope(margin) * self.y / (n * alpha))
         loss = self.loss.value(margin).mean(-1) / self.alpha**2
-        return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, tangent)
+        return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, jacobian)
 
     @classmethod
     def start(cls, module, params: Params, x: Tensor, y: Tensor, alpha: Tensor, loss: str):
@@ -259,8 +263,8 @@ def flow(
 
     `params` (b, ...) at initialisation, labels y in {-1, +1}, output scales alpha; the first step
     to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has
-    converged or failed (after `max_steps` attempts, or not finite). Raises ValueError for input
-    that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
+    converged or failed (`max_steps` attempts, not finite, or a gradient of zero). Raises
+    ValueError for input that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
     problem = Problem.start(module, params, x, y, alpha, loss)
     _positive("dt", dt)
@@ -284,7 +288,8 @@ def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: in
         memory = trial_memory if ok.all() else where(ok, trial_memory, memory)
         here = new if ok.all() else new.otherwise(ok, here)
         converged = (here.output * problem.y).amin(-1) >= 1
-        failed = ~converged & ((attempts >= max_steps) | (dt < 1e-100) | ~here.loss.isfinite())
+        stuck = (norm(here.gradient) == 0) | ~here.loss.isfinite() | (dt < 1e-100)
+        failed = ~converged & (stuck | (attempts >= max_steps))
         yield Flow(index, here.params, here.output, here.loss, t, dt, step, converged, failed)
         done = converged | failed
         if done.any():

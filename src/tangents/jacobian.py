@@ -1,0 +1,222 @@
+"""The Jacobian of a network's outputs as an operator in factored form, never formed as a whole.
+
+A linear layer z = s W a + b contributes to the row of an example the outer product of a *signal*
+df/dz and its input s a (the bias: the signal alone). Row times row is then a product of two small
+Gram matrices, and neither the Jacobian nor a per-example gradient is formed:
+J J'^T = sum over layers of (B B'^T) * (A A'^T + 1), the identity of Novak et al. (2022), section 3.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangents.functional import Params
+
+OUTPUTS = ("full", "diagonal", "trace")
+TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Columns of J: row (k, i) is s sum_q b_kiq a_iq^T over positions q; for a bias, sum_q b_kiq.
+
+    Without `a` the row is b_ki itself, at one position. An `a` of integers (*s, n, q) holds the
+    rows that an embedding looks up.
+    """
+
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]  # of the weight, to which the (o, i) outer product is reshaped
+    scale: float  # s in z = s W a + b
+    a: Tensor | None  # (*s, n, q, i)
+    b: Float[Tensor, "*s c n q o"]
+
+    def inputs(self, other: "Factor") -> Tensor | None:
+        """What multiplies the products of signals: s s' A A'^T + 1, (*s, n q, m q')."""
+        if self.a is None:
+            return None
+        if not self.a.is_floating_point():
+            ids, others = self.a.flatten(-2), other.a.flatten(-2)
+            return (ids.unsqueeze(-1) == others.unsqueeze(-2)).to(self.b)
+        product = (self.scale * other.scale * self.a.flatten(-3, -2)) @ other.a.flatten(-3, -2).mT
+        return product.add_(1) if self.bias else product
+
+    def gram(self, other: "Factor", outputs: str) -> Tensor:
+        """This factor's share of the kernel: (*s, g, r n, r m) for g groups of r outputs."""
+        inputs = self.inputs(other)
+        if self.b.shape[-4] == self.b.shape[-2] == other.b.shape[-2] == 1:  # the training's loop
+            found = self.b.squeeze(-2) @ other.b.squeeze(-2).mT
+            return found if inputs is None else found.mul_(inputs.unsqueeze(-3))
+        left, right = _grouped(self.b, outputs), _grouped(other.b, outputs)
+        *s, g, r, n, q, _ = left.shape
+        m, p = right.shape[-3:-1]
+        found = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
+        if inputs is not None:
+            found.view(*s, g, r, n, q, r, m, p).mul_(inputs.view(*s, 1, 1, n, q, 1, m, p))
+        if q * p > 1:
+            found = found.view(*s, g, r * n, q, r * m, p).sum((-3, -1))
+        return found
+
+    def squares(self) -> Tensor:
+        """The squared norm of each row, (*s, c, n)."""
+        each = torch.linalg.vecdot(self.b, self.b).squeeze(-1)
+        if self.b.shape[-2] > 1:
+            looked_up = not self.a.is_floating_point()
+            a = self.a.unsqueeze(-1)
+            pairs = (a == a.mT).to(self.b) if looked_up else self.scale**2 * self.a @ self.a.mT
+            pairs = pairs + 1 if self.bias else pairs
+            return ((self.b @ self.b.mT) * pairs.unsqueeze(-4)).sum((-2, -1))
+        if self.a is None or not self.a.is_floating_point():
+            return each
+        size = torch.linalg.vecdot(self.a, self.a).squeeze(-1) * self.scale**2
+        return each * (size + (self.bias is not None)).unsqueeze(-2)
+
+    def rows(self) -> "Factor":
+        """The weight's columns formed, as a factor of one position and without inputs."""
+        outer = (self.b.mT @ self.a.unsqueeze(-4)).mul_(self.scale)
+        return replace(self, bias=None, scale=1.0, a=None, b=outer.flatten(-2).unsqueeze(-2))
+
+
+def _grouped(b: Tensor, outputs: str) -> Tensor:
+    """Signals (*s, c, n, q, o) as (*s, groups, outputs a group, n, q, units)."""
+    if outputs == "diagonal":
+        return b.unsqueeze(-4)
+    if outputs == "trace" and b.shape[-4] > 1:  # a sum over outputs is a sum over more units
+        b = b.movedim(-4, -2).flatten(-2).unsqueeze(-4)
+    return b.unsqueeze(-5)
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """The Jacobian J of n examples and c outputs at one set of parameters, in factored form.
+
+    `value` (n, c) is the output itself. For a stack of b networks, all with a leading axis b.
+    """
+
+    value: Float[Tensor, "*s n c"]
+    factors: tuple[Factor, ...]
+
+    def gram(self, other: "Tangent | None" = None, outputs: str = "full") -> Tensor:
+        """J J'^T with the Jacobian at other inputs, J J^T without: (n, m, c, c).
+
+        The "diagonal" over outputs alone is (n, m, c), the "trace" over them (n, m).
+        """
+        _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
+        left, right = self, other or self
+        *s, n, c = left.value.shape
+        m, g = right.value.shape[-2], c if outputs == "diagonal" else 1
+        r = c if outputs == "full" else 1
+        if max(n, m) * r <= TILE:
+            found = left._tile(right, outputs).view(*s, g, r, n, r, m)
+        else:
+            found = left.value.new_empty(*s, g, r, n, r, m)
+            size = max(1, TILE // r)
+            columns = [(j, right.rows(j)) for j in blocks(m, size)]
+            for i in blocks(n, size):
+                block = left.rows(i)
+                for j, column in columns:
+                    if other is None and j.start > i.start:
+                        break
+                    shape = *s, g, r, i.stop - i.start, r, j.stop - j.start
+                    tile = block._tile(column, outputs).view(shape)
+                    found[..., i, :, j] = tile
+                    if other is None and j.start < i.start:
+                        found[..., j, :, i] = tile.movedim((-2, -1), (-4, -3))
+        if outputs == "full":
+            return found.squeeze(-5).movedim((-4, -2), (-2, -1))
+        found = found.squeeze((-4, -2))
+        return found.movedim(-3, -1) if outputs == "diagonal" else found.squeeze(-3)
+
+    def _tile(self, other: "Tangent", outputs: str) -> Tensor:
+        pairs = zip(self.factors, other.factors, strict=True)
+        first, second = next(pairs)
+        found = first.gram(second, outputs)
+        for one, two in pairs:
+            found += one.gram(two, outputs)
+        return found
+
+    def diagonal(self) -> Float[Tensor, "*s n c"]:
+        """|J_ik|^2 for each row."""
+        return sum(f.squares() for f in self.factors).mT
+
+    def forward(self, v: Params) -> Float[Tensor, "*s n c"]:
+        """J v, the change of the output per unit step along v."""
+        total = 0
+        for f in self.factors:
+            *s, _, n, q, o = f.b.shape
+            if f.a is None:
+                z = v[f.weight].reshape(*s, 1, 1, 1, o)
+            elif not f.a.is_floating_point():
+                z = v[f.weight][f.a].unsqueeze(-4)
+            else:
+                matrix = v[f.weight].reshape(*s, o, f.a.shape[-1])
+                z = f.a.flatten(-3, -2) @ (f.scale * matrix.mT)
+                if f.bias is not None:
+                    z = z + v[f.bias].unsqueeze(-2)
+                z = z.view(*s, 1, n, q, o)
+            total = total + torch.linalg.vecdot(f.b, z).sum(-1)
+        return total.mT
+
+    def backward(self, u: Float[Tensor, "*s n c"]) -> Params:
+        """J^T u, the gradient of <u, f>."""
+        out = {}
+        for f in self.factors:
+            *s, c, n, q, o = f.b.shape
+            weights = u.mT.unsqueeze(-1).unsqueeze(-1)
+            signal = f.b.squeeze(-4) * weights.squeeze(-4) if c == 1 else (f.b * weights).sum(-4)
+            signal = signal.reshape(*s, n * q, o)
+            if f.a is None:
+                out[f.weight] = signal.sum(-2).view(*s, *f.shape)
+                continue
+            if not f.a.is_floating_point():
+                zero = signal.new_zeros(f.shape)
+                out[f.weight] = zero.index_add_(0, f.a.flatten(), signal)
+                continue
+            product = (signal.mT @ f.a.flatten(-3, -2)).mul_(f.scale)
+            out[f.weight] = product.view(*s, *f.shape)
+            if f.bias is not None:
+                out[f.bias] = signal.sum(-2)
+        return out
+
+    def map(self, function: Callable, *others: "Tangent") -> "Tangent":
+        """`function` of the value and of each factor's tensors (and of those of the others).
+
+        Each has the leading axes of the value: the stack's, if any, and the examples'.
+        """
+        factors = []
+        for f in zip(self.factors, *(o.factors for o in others), strict=True):
+            a = None if f[0].a is None else function(*(g.a for g in f))
+            b = function(*(g.b.transpose(-4, -3) for g in f)).transpose(-3, -4)
+            factors.append(replace(f[0], a=a, b=b))
+        return Tangent(function(self.value, *(o.value for o in others)), tuple(factors))
+
+    def rows(self, index: slice) -> "Tangent":
+        """The Jacobian of some of the examples."""
+        factors = (
+            replace(
+                f,
+                a=f.a if f.a is None else f.a[(*[slice(None)] * (f.b.dim() - 4), index)],
+                b=f.b[..., index, :, :],
+            )
+            for f in self.factors
+        )
+        return Tangent(self.value[..., index, :], tuple(factors))
+
+
+def stack_tangents(networks: list[Tangent]) -> Tangent:
+    """The Jacobians of several networks of one kind on a leading axis."""
+    first, *others = (t.map(lambda v: v.unsqueeze(0)) for t in networks)
+    return first.map(lambda *v: torch.cat(v), *others)
+
+
+def blocks(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover 0..n in order."""
+    return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(f"ntk: {message}")
