@@ -44,21 +44,25 @@ class Factor:
         product = (self.scale * other.scale * self.a.flatten(-3, -2)) @ other.a.flatten(-3, -2).mT
         return product.add_(1) if self.bias else product
 
-    def gram(self, other: "Factor", outputs: str) -> Tensor:
-        """This factor's share of the kernel: (*s, g, r n, r m) for g groups of r outputs."""
-        inputs = self.inputs(other)
-        if self.b.shape[-4] == self.b.shape[-2] == other.b.shape[-2] == 1:  # the training's loop
-            found = self.b.squeeze(-2) @ other.b.squeeze(-2).mT
-            return found if inputs is None else found.mul_(inputs.unsqueeze(-3))
-        left, right = _grouped(self.b, outputs), _grouped(other.b, outputs)
-        *s, g, r, n, q, _ = left.shape
+    def gram(self, other: "Factor", diagonal: bool) -> Tensor:
+        """This factor's share of the kernel: (*s, c n, c m), or (*s, c, n, m) for the diagonal."""
+        left, right, inputs = self.b, other.b, self.inputs(other)
+        if diagonal:
+            left, right = left.unsqueeze(-4), right.unsqueeze(-4)
+        *lead, r, n, q, _ = left.shape
         m, p = right.shape[-3:-1]
         found = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
         if inputs is not None:
-            found.view(*s, g, r, n, q, r, m, p).mul_(inputs.view(*s, 1, 1, n, q, 1, m, p))
+            inputs = inputs.unsqueeze(-2).unsqueeze(-4)
+            inputs = inputs.unsqueeze(-5) if diagonal else inputs
+            found.view(*lead, r, n * q, r, m * p).mul_(inputs)
         if q * p > 1:
-            found = found.view(*s, g, r * n, q, r * m, p).sum((-3, -1))
+            found = found.view(*lead, r * n, q, r * m, p).sum((-3, -1))
         return found
+
+    def joined(self) -> "Factor":
+        """The outputs as further units of one output: the kernel of it is the trace over them."""
+        return replace(self, b=self.b.movedim(-4, -2).flatten(-2).unsqueeze(-4))
 
     def squares(self) -> Tensor:
         """The squared norm of each row, (*s, c, n)."""
@@ -80,15 +84,6 @@ class Factor:
         return replace(self, bias=None, scale=1.0, a=None, b=outer.flatten(-2).unsqueeze(-2))
 
 
-def _grouped(b: Tensor, outputs: str) -> Tensor:
-    """Signals (*s, c, n, q, o) as (*s, groups, outputs a group, n, q, units)."""
-    if outputs == "diagonal":
-        return b.unsqueeze(-4)
-    if outputs == "trace" and b.shape[-4] > 1:  # a sum over outputs is a sum over more units
-        b = b.movedim(-4, -2).flatten(-2).unsqueeze(-4)
-    return b.unsqueeze(-5)
-
-
 @dataclass(frozen=True)
 class Tangent:
     """The Jacobian J of n examples and c outputs at one set of parameters, in factored form.
@@ -105,37 +100,40 @@ class Tangent:
         The "diagonal" over outputs alone is (n, m, c), the "trace" over them (n, m).
         """
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
-        left, right = self, other or self
-        *s, n, c = left.value.shape
-        m, g = right.value.shape[-2], c if outputs == "diagonal" else 1
-        r = c if outputs == "full" else 1
+        if outputs == "trace":
+            joined = None if other is None else other.joined()
+            return self.joined().gram(joined)[..., 0, 0]
+        diagonal, right = outputs == "diagonal", other or self
+        *s, n, c = self.value.shape
+        m, g, r = right.value.shape[-2], c if diagonal else 1, 1 if diagonal else c
         if max(n, m) * r <= TILE:
-            found = left._tile(right, outputs).view(*s, g, r, n, r, m)
+            found = self._tile(right, diagonal).view(*s, g, r, n, r, m)
         else:
-            found = left.value.new_empty(*s, g, r, n, r, m)
+            found = self.value.new_empty(*s, g, r, n, r, m)
             size = max(1, TILE // r)
             columns = [(j, right.rows(j)) for j in blocks(m, size)]
-            for i in blocks(n, size):
-                block = left.rows(i)
-                for j, column in columns:
-                    if other is None and j.start > i.start:
-                        break
+            for k, i in enumerate(blocks(n, size)):
+                block = self.rows(i) if other else columns[k][1]
+                for j, column in columns if other else columns[: k + 1]:
                     shape = *s, g, r, i.stop - i.start, r, j.stop - j.start
-                    tile = block._tile(column, outputs).view(shape)
+                    tile = block._tile(column, diagonal).view(shape)
                     found[..., i, :, j] = tile
-                    if other is None and j.start < i.start:
+                    if not other and j != i:
                         found[..., j, :, i] = tile.movedim((-2, -1), (-4, -3))
-        if outputs == "full":
-            return found.squeeze(-5).movedim((-4, -2), (-2, -1))
-        found = found.squeeze((-4, -2))
-        return found.movedim(-3, -1) if outputs == "diagonal" else found.squeeze(-3)
+        if diagonal:
+            return found.squeeze((-4, -2)).movedim(-3, -1)
+        return found.squeeze(-5).movedim((-4, -2), (-2, -1))
 
-    def _tile(self, other: "Tangent", outputs: str) -> Tensor:
+    def joined(self) -> "Tangent":
+        """One output whose kernel is the trace over the outputs."""
+        return Tangent(self.value[..., :1], tuple(f.joined() for f in self.factors))
+
+    def _tile(self, other: "Tangent", diagonal: bool) -> Tensor:
         pairs = zip(self.factors, other.factors, strict=True)
         first, second = next(pairs)
-        found = first.gram(second, outputs)
+        found = first.gram(second, diagonal)
         for one, two in pairs:
-            found += one.gram(two, outputs)
+            found += one.gram(two, diagonal)
         return found
 
     def diagonal(self) -> Float[Tensor, "*s n c"]:
@@ -199,7 +197,7 @@ class Tangent:
             replace(
                 f,
                 a=f.a if f.a is None else f.a[(*[slice(None)] * (f.b.dim() - 4), index)],
-                b=f.b[..., index, :, :],
+                b=f.b[..., index, :, :].contiguous(),
             )
             for f in self.factors
         )

@@ -46,7 +46,8 @@ def _judge(
             raise TypeError(f"the check returned {type(finding).__name__}, not a Finding")
         return finding, False
     except Exception as error:  # a claim is judged even where its check breaks
-        note = " ".join(f"{type(error).__name__}: {error}".split())
+        kind = "" if type(error) is LookupError else f"{type(error).__name__}: "
+        note = " ".join(f"{kind}{error}".split())
         return Finding(math.nan, math.nan, math.nan, "inconclusive", 0, note), True
 
 

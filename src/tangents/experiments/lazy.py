@@ -240,6 +240,7 @@ SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
 SMALL = dict(n=200, n_test=1000)
 MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW, **SMALL)
 MILD |= dict(keep_output=True)
+FEATURE = dict(scaled_alpha=1e-1)  # beyond, momentum's explicit steps do not converge in minutes
 RELU = dict(part="relu", activation="relu", tolerance=math.inf)
 CONV = dict(part="conv", network="conv", activation="relu", pca=0, tolerance=math.inf)
 
@@ -273,7 +274,7 @@ PRESETS = {
         dict(width=[64, 128], scaled_alpha=[2e2, 6e2, 2e3, 6e3, 2e4], seed=FRESH, **RELU, **SMALL),
         dict(n=300, width=4, scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
         dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
-        dict(dynamics="momentum", implicit=False, max_steps=20_000, **MILD),
+        dict(dynamics="momentum", implicit=False, max_steps=100_000, **(MILD | FEATURE)),
     ],
     "paper": [
         dict(part="velocity", width=[2**k for k in range(7, 13)], max_steps=0, n=200, n_test=200,
@@ -293,7 +294,7 @@ PRESETS = {
         dict(tolerance=[1e-3, 1e-4], **MILD),
         dict(tolerance=1e-6, max_steps=100_000, **MILD),
         dict(tolerance=1e-4, implicit=False, max_steps=200_000, **MILD),
-        dict(dynamics="momentum", implicit=False, max_steps=200_000, **MILD),
+        dict(dynamics="momentum", implicit=False, max_steps=200_000, **(MILD | FEATURE)),
         dict(part="fashion", dataset="fashion-mnist", pca=0, depth=3, bias=False, n=10_000,
              n_test=50_000, width=[100, 300, 1000], scaled_alpha=[1e-2, 1e4], seed=MANY),
         dict(n=5000, n_test=50_000, width=[16, 32, 64], scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW,
