@@ -351,8 +351,25 @@ def other_data(frame: pd.DataFrame) -> Figure:
     fig, axes = panels(len(parts))
     titles = {"fashion": "Fashion-MNIST, fully connected", "conv": "MNIST, convolutional"}
     for ax, part in zip(axes, parts, strict=True):
-        ax.set(xscale="log", xlabel=SCALED, ylabel=ERROR)
+        ax.set(xlabel=SCALED, ylabel=ERROR, xlim=(-0.4, 1.4))
         ax.set_title(titles[part])
-        by_width(ax, finals(frame, part, "error"), scale=100)
-        ax.legend(title="width")
+        rows = finals(frame, part, "error")
+        for place, (h, group) in enumerate(rows.groupby("width")):
+            table = 100 * group.pivot(index="seed", columns="scaled_alpha", values="value").dropna()
+            mean, low, high = np.array([over_seeds(table[s]) for s in table]).T
+            at, colour = np.arange(len(mean)) + 0.06 * place, PALETTE[place]
+            ax.plot(at, table.to_numpy().T, color=colour, lw=0.7, alpha=0.5)
+            ax.errorbar(
+                at,
+                mean,
+                [mean - low, high - mean],
+                color=colour,
+                marker=MARKERS[place],
+                ls="",
+                capsize=3,
+                label=f"$h={h}$",
+            )
+        scales = sorted(rows["scaled_alpha"].unique())
+        ax.set_xticks(range(len(scales)), [f"$10^{{{math.log10(s):.0f}}}$" for s in scales])
+        ax.legend(title="width", loc="upper left")
     return fig
