@@ -67,9 +67,9 @@ def test_the_centred_predictor_is_zero_at_the_start(case):
 
 
 def test_linearisation_is_exact_for_a_function_affine_in_its_parameters():
-    f, x = models.apply(models.Linear(3, 2)), normal(4, 3)
+    module, x = models.Linear(3, 2), normal(4, 3)
     params0, params = ({"weight": normal(2, 3, seed=s), "bias": normal(2, seed=s)} for s in (1, 2))
-    close(functional.linearise(f, params0)(params, x), f(params, x))
+    close(functional.linearise(module, params0)(params, x), models.apply(module)(params, x))
 
 
 SMOOTH = [case for case in CASES if "relu" not in case.name and case.name != "convnet"]
@@ -79,7 +79,7 @@ SMOOTH = [case for case in CASES if "relu" not in case.name and case.name != "co
 def test_linearisation_errs_at_second_order(case):
     f, x, params0 = models.apply(case.module), case.x(3), case.params()
     v = like(params0, seed=3)
-    f_lin = functional.linearise(f, params0)
+    f_lin = functional.linearise(case.module, params0)
     if case.name == "one linear layer":
         pytest.skip("affine")
 

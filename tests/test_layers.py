@@ -12,9 +12,9 @@ import pytest
 PACKAGE = "tangents"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS = (
-    ("functional", "declaration", "statistics", "provenance", "results", "sources"),
-    ("datasets", "models", "kernels"),
-    ("jacobian", "ntk", "curvature", "reversible"),
+    ("functional", "losses", "declaration", "statistics", "provenance", "results", "sources"),
+    ("datasets", "models", "kernels", "lanczos"),
+    ("jacobian", "structure", "ntk", "stream", "linearised", "curvature", "reversible"),
     ("train", "optimise", "probes"),
     ("figures", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),

@@ -10,8 +10,9 @@ from torch.func import functional_call, jacrev
 
 from tangents import kernels, models, train
 from tangents.functional import select
+from tangents.losses import LOSSES, soft_hinge
 from tangents.ntk import ntk
-from tangents.train import LOSSES, ContinuousMomentum, GradientFlow, Problem, flow, soft_hinge
+from tangents.train import ContinuousMomentum, GradientFlow, Problem, flow
 from tests.cases import all_close, close, exact_flow, flat, normal
 
 N, D = 6, 4

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 Params = dict[str, Tensor]
 Function = Callable[[Params, Tensor], Tensor]
@@ -62,12 +62,16 @@ def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Fun
     return lambda params, x: alpha * (f(params, x) - f(params0, x))
 
 
-def linearise(f: Function, params0: Params) -> Function:
-    """f_lin(w, x) = f(w0, x) + D f(w0, x) [w - w0], the tangent model at w0.
+def linearise(module: nn.Module, params0: Params) -> Function:
+    """f_lin(w, x) = f(w0, x) + D f(w0, x) [w - w0], the tangent model of a network at w0.
 
-    One forward-mode pass a call; exact for a function that is affine in its parameters.
+    One forward-mode pass a call, at any x; exact for a function that is affine in its parameters.
+    Many calls at the same examples are cheaper by `ntk.tangent`: t.value + t.forward(w - w0).
     Source: Lee et al. (2019), eq. (3).
     """
+
+    def f(params: Params, x: Tensor) -> Tensor:
+        return torch.func.functional_call(module, params, (x,))
 
     def f_lin(params: Params, x: Tensor) -> Tensor:
         shift = difference(params, params0)

@@ -179,6 +179,20 @@ class Tangent:
                 out[f.bias] = signal.sum(-2)
         return out
 
+    def product(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s n c"]:
+        """Theta u = J J^T u, without the kernel."""
+        return self.forward(self.backward(u))
+
+    def mixed(self, root: Float[Tensor, "*s n c r"]) -> "Tangent":
+        """S^T J, with a matrix S (c, r) for each example: r outputs that mix the c outputs."""
+        factors = []
+        for f in self.factors:
+            *s, c, n, q, o = f.b.shape
+            b = root.mT @ f.b.movedim(-4, -3).reshape(*s, n, c, q * o)
+            factors.append(replace(f, b=b.unflatten(-1, (q, o)).movedim(-4, -3)))
+        value = (root.mT @ self.value.unsqueeze(-1)).squeeze(-1)
+        return Tangent(value, tuple(factors))
+
     def map(self, function: Callable, *others: "Tangent") -> "Tangent":
         """`function` of the value and of each factor's tensors (and of those of the others).
 

@@ -5,47 +5,18 @@ own step size, time and stopping point; one network is a stack of length one. Ne
 are done leave the stack, so that the slow ones do not pay for the fast ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tangents.functional import Params, axpy, difference, inner, norm, select, where
 from tangents.jacobian import Tangent
+from tangents.losses import LOSSES, Loss
 from tangents.ntk import tangent
-
-
-class Loss(NamedTuple):
-    """A loss of the margin u = y F, elementwise: its value and two derivatives."""
-
-    value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
-    curvature: Callable[[Tensor], Tensor]
-
-
-def soft_hinge(beta: float = 20.0) -> Loss:
-    """log(1 + exp(beta (1 - u))) / beta (Geiger et al. 2020, section 2.2)."""
-
-    def curvature(u):
-        s = torch.sigmoid(beta * (1 - u))
-        return beta * s * (1 - s)
-
-    return Loss(
-        lambda u: F.softplus(beta * (1 - u), threshold=50.0) / beta,
-        lambda u: -torch.sigmoid(beta * (1 - u)),
-        curvature,
-    )
-
-
-LOSSES = {
-    "soft_hinge": soft_hinge(),
-    "hinge": Loss(lambda u: F.relu(1 - u), lambda u: -(u < 1).to(u.dtype), torch.zeros_like),
-    "square": Loss(lambda u: (1 - u).square() / 2, lambda u: u - 1, torch.ones_like),
-}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from tangents.datasets import Task, parity
 from tangents.declaration import Experiment
 from tangents.experiments.lazy_claims import CLAIMS
 from tangents.functional import Params, difference, norm, select
+from tangents.losses import LOSSES
 from tangents.ntk import ntk, tangent
-from tangents.train import LOSSES, ContinuousMomentum, Flow, GradientFlow, Problem, flow
+from tangents.train import ContinuousMomentum, Flow, GradientFlow, Problem, flow
 
 NTK_EXAMPLES = 200  # first test examples, on which the change of the kernel is measured
 PER_DECADE = 4  # snapshots a decade of training time

@@ -1,0 +1,114 @@
+"""Eigenvalues of symmetric operators that are known by their products alone.
+
+An operator takes vectors (*s, n) to (*s, n); leading axes are independent problems of one size,
+as the networks of a stack are.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+Operator = Callable[[Float[Tensor, "*s n"]], Float[Tensor, "*s n"]]
+
+
+class Krylov(NamedTuple):
+    """Orthonormal rows V, and T = V A V^T, tridiagonal; `rest` is the norm of A v_k - V^T T e_k."""
+
+    basis: Float[Tensor, "*s k n"]  # rows v_1 .. v_k
+    matrix: Float[Tensor, "*s k k"]
+    rest: Float[Tensor, " *s"]
+
+
+def lanczos(operator: Operator, start: Float[Tensor, "*s n"], steps: int) -> Krylov:
+    """`steps` steps of the Lanczos recurrence (at most n), orthogonalised twice against all before.
+
+    Where the space closes early it goes on from a random vector outside it, so that multiple
+    eigenvalues are found too. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
+    """
+    *s, n = start.shape
+    _require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
+    steps, generator = min(steps, n), Generator(start.device).manual_seed(0)
+    basis, matrix = start.new_zeros(*s, steps, n), start.new_zeros(*s, steps, steps)
+    scale, rest = start.new_zeros(s), None
+    v = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+    for k in range(steps):
+        basis[..., k, :] = v
+        w = operator(v)
+        _require(bool(w.isfinite().all()), "the operator gave values that are not finite")
+        size = torch.linalg.vector_norm(w, dim=-1)
+        scale = torch.maximum(scale, size)
+        known = basis[..., : k + 1, :]
+        matrix[..., k, k] = torch.linalg.vecdot(v, w)
+        w = _outside(_outside(w, known), known)
+        rest = torch.linalg.vector_norm(w, dim=-1)
+        closed = rest <= 10 * n**0.5 * torch.finfo(w.dtype).eps * scale
+        rest = torch.where(closed, 0, rest)
+        if k + 1 == steps:
+            break
+        if closed.any():
+            noise = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
+            w = torch.where(closed[..., None], _outside(_outside(noise, known), known), w)
+        v = w / torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+        matrix[..., k + 1, k] = matrix[..., k, k + 1] = rest
+    return Krylov(basis, matrix, rest)
+
+
+def eigenpairs(
+    operator: Operator,
+    start: Float[Tensor, "*s n"],
+    count: int = 1,
+    magnitude: bool = False,
+    tolerance: float | None = None,
+    max_steps: int = 300,
+) -> tuple[Float[Tensor, "*s count"], Float[Tensor, "*s count n"]]:
+    """The `count` largest eigenvalues, in order, and their eigenvectors as rows.
+
+    The largest in magnitude, if asked. `start` is any vector that is not orthogonal to them; the
+    residual |A v - lambda v| is at most `tolerance` |lambda_1| (by default the square root of the
+    precision), else ValueError after `max_steps` products.
+    """
+    *_, n = start.shape
+    _require(0 < count <= n, f"count must lie in 1..{n}, got {count}")
+    tolerance = torch.finfo(start.dtype).eps ** 0.5 if tolerance is None else tolerance
+    steps = min(n, max_steps, 2 * count + 10)
+    while True:
+        krylov = lanczos(operator, start, steps)
+        values, vectors = torch.linalg.eigh(krylov.matrix)
+        order = (values.abs() if magnitude else values).argsort(descending=True)[..., :count]
+        values = values.gather(-1, order)
+        vectors = vectors.gather(-1, order.unsqueeze(-2).expand(*vectors.shape[:-1], -1))
+        residual = krylov.rest.unsqueeze(-1) * vectors[..., -1, :].abs()
+        if bool((residual <= tolerance * values.abs().amax(-1, keepdim=True)).all()):
+            return values, vectors.mT @ krylov.basis
+        _require(steps < min(n, max_steps), f"no {count} eigenpairs within {max_steps} products")
+        steps = min(n, max_steps, 2 * steps)
+
+
+def density(
+    operator: Operator, starts: Float[Tensor, "q *s n"], steps: int
+) -> tuple[Float[Tensor, "*s m"], Float[Tensor, "*s m"]]:
+    """The spectral density by stochastic Lanczos quadrature: m = q steps values and their weights.
+
+    sum_i w_i g(lambda_i) estimates the mean of g over the eigenvalues, from q random vectors with
+    independent entries of mean zero and one variance. Source: Ghorbani et al. (2019), section 2.
+    """
+    found = []
+    for start in starts:
+        values, vectors = torch.linalg.eigh(lanczos(operator, start, steps).matrix)
+        found.append((values, vectors[..., 0, :].square() / len(starts)))
+    values, weights = (torch.cat(each, -1) for each in zip(*found, strict=True))
+    return values, weights
+
+
+def _outside(w: Tensor, basis: Tensor) -> Tensor:
+    """The part of w orthogonal to the rows of the basis."""
+    inside = (basis @ w.unsqueeze(-1)).squeeze(-1)
+    return w - (inside.unsqueeze(-2) @ basis).squeeze(-2)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

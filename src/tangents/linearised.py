@@ -1,0 +1,172 @@
+"""Training of the linearised model f_lin(w) = f(w0) + J (w - w0), through its constant kernel.
+
+Losses are sums over examples, L = sum_i l(f_i, y_i): for a mean over n, divide the rate by n.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangents.functional import Params
+from tangents.jacobian import Tangent
+from tangents.losses import OutputLoss
+
+
+class Spectrum(NamedTuple):
+    """Theta = Q diag(values) Q^T on the vectors of c n outputs, output by output."""
+
+    values: Float[Tensor, "*s m"]
+    vectors: Float[Tensor, "*s m m"]
+
+    def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s m"]:
+        """Q^T u."""
+        return (self.vectors.mT @ u.mT.flatten(-2).unsqueeze(-1)).squeeze(-1)
+
+    def out(self, modes: Float[Tensor, "*s m"], c: int) -> Float[Tensor, "*s n c"]:
+        """Q modes."""
+        u = (self.vectors @ modes.unsqueeze(-1)).squeeze(-1)
+        return u.unflatten(-1, (c, -1)).mT
+
+
+def spectrum(kernel: Float[Tensor, "*s n n c c"]) -> Spectrum:
+    """Eigenvalues and eigenvectors of a full kernel; what rounding made negative counts as zero."""
+    values, vectors = torch.linalg.eigh(matrix(kernel))
+    return Spectrum(values.clamp(min=0), vectors)
+
+
+def matrix(kernel: Float[Tensor, "*s n m c c"]) -> Float[Tensor, "*s cn cm"]:
+    """The full kernel as a matrix, output by output: row k n + i is output k of example i."""
+    return kernel.movedim((-2, -1), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
+
+
+def leap(
+    tangent: Tangent,
+    kernel: Spectrum,
+    residual: Float[Tensor, "*s n c"],
+    rate: float | Float[Tensor, " b"],
+    steps: float,
+    memory: float = 0.0,
+    velocity: Params | None = None,
+) -> tuple[Params, Params]:
+    """`steps` steps of gradient descent on |f_lin - y|^2 / 2 at once: (change of w, velocity).
+
+    `residual` is f_lin - y where the steps begin; `steps` an integer, or infinity without `memory`.
+    With `memory` b, heavy ball: v' = b v + g, w' = w - rate v', from `velocity` (zero if None). The
+    cost does not depend on the number of steps. Raises ValueError where the steps would diverge.
+
+    Along an eigenvector of Theta with eigenvalue l, descent is a geometric series: the change is
+    -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), section 3, with
+    momentum as a power of the affine map of one step.
+    """
+    rate = torch.as_tensor(rate, dtype=residual.dtype, device=residual.device).unsqueeze(-1)
+    _require(bool((rate > 0).all()), "rate must be positive")
+    _require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
+    whole = steps == math.inf or (steps >= 0 and steps == int(steps))
+    _require(whole, f"steps must be an integer >= 0, or infinity, got {steps}")
+    top = kernel.values.amax(-1)
+    stable = bool((rate[..., 0] * top < 2 * (1 + memory)).all())
+    _require(stable, f"rate times the largest eigenvalue must be below {2 * (1 + memory):g}, "
+             f"got {(rate[..., 0] * top).max():.3g}")  # fmt: skip
+    c, modes = residual.shape[-1], kernel.into(residual)
+    if not memory and velocity is None:
+        moved = kernel.out(_series(kernel.values, rate, steps) * modes, c)
+        left = kernel.out(_power(kernel.values, rate, max(steps - 1, 0)) * modes, c)
+        change = tangent.backward(-moved)
+        speed = tangent.backward(left if steps else 0 * left)
+        return change, speed
+    _require(steps != math.inf, "infinitely many steps are for descent without momentum")
+    drift = kernel.into(tangent.forward(velocity)) if velocity else torch.zeros_like(modes)
+    force, moved = _heavy_ball(kernel.values, modes, drift, rate, int(steps), memory)
+    change, speed = (tangent.backward(kernel.out(v, c)) for v in (-moved, force))
+    if velocity:
+        kept = memory**steps
+        lost = memory * (1 - kept) / (1 - memory)
+        for name, v in velocity.items():
+            step = rate[..., 0].view(-1, *[1] * (v.dim() - 1)) if rate.numel() > 1 else rate[..., 0]
+            change[name] = change[name] - step * lost * v
+            speed[name] = speed[name] + kept * v
+    return change, speed
+
+
+def _power(values: Tensor, rate: Tensor, steps: float) -> Tensor:
+    """(1 - rate l)^K; zero for K infinite and l > 0."""
+    x = rate * values
+    size = torch.where(x < 1, torch.log1p(-x.clamp(max=1)), (x - 1).log())
+    if steps == math.inf:
+        return (values <= _floor(values)).to(x)
+    sign = torch.where((x > 1) & bool(steps % 2), -1.0, 1.0).to(x)
+    return sign * (steps * size).exp() if steps else torch.ones_like(x)
+
+
+def _series(values: Tensor, rate: Tensor, steps: float) -> Tensor:
+    """rate sum_{k < K} (1 - rate l)^k = (1 - (1 - rate l)^K) / l, without cancellation."""
+    if steps == math.inf:
+        return torch.where(values > _floor(values), 1 / values, 0)
+    x = rate * values
+    small = x < 0.5
+    lost = torch.where(
+        small,
+        -torch.expm1(steps * torch.log1p(-torch.where(small, x, 0))),
+        1 - _power(values, rate, steps),
+    )
+    return torch.where(x > 0, lost / values, rate * steps)
+
+
+def _floor(values: Tensor) -> Tensor:
+    """Below it an eigenvalue is rounding."""
+    unit = torch.finfo(values.dtype).eps * values.shape[-1]
+    return unit * values.amax(-1, keepdim=True)
+
+
+def _heavy_ball(values, modes, drift, rate, steps, memory) -> tuple[Tensor, Tensor]:
+    """(u, c) of v_K = b^K v_0 + J^T u and w_K = w_0 - s_K v_0 - J^T c, in the eigenbasis.
+
+    One step is affine in (u, c, a, s, 1), where v = a v_0 + J^T u and w = w_0 - s v_0 - J^T c:
+    u' = b u + r - l c - s z, c' = c + rate u', a' = b a, s' = s + rate a'.
+    """
+    one, eta = torch.ones_like(values), rate.expand_as(values)
+    zero, b = 0 * one, memory * one
+    force = [b, -values, zero, -drift, modes]
+    rows = [
+        force,
+        [eta * f + (one if k == 1 else zero) for k, f in enumerate(force)],
+        [zero, zero, b, zero, zero],
+        [zero, zero, eta * b, one, zero],
+        [zero, zero, zero, zero, one],
+    ]
+    step = torch.stack([torch.stack(row, -1) for row in rows], -2)
+    after = torch.linalg.matrix_power(step, steps)
+    start = after.new_tensor([0.0, 0.0, 1.0, 0.0, 1.0])
+    state = after @ start
+    return state[..., 0], state[..., 1]
+
+
+def descend_outputs(
+    kernel: Float[Tensor, "*s n n c c"],
+    f: Float[Tensor, "*s n c"],
+    y: Float[Tensor, "*s n c"],
+    loss: OutputLoss,
+    rate: float | Float[Tensor, "b 1 1"],
+) -> Iterator[tuple[Float[Tensor, "*s n c"], Float[Tensor, "*s n c"]]]:
+    """Gradient descent on any loss of f_lin in the space of its outputs, without end.
+
+    Yields (coefficients, outputs) after 0, 1, 2.. steps; w = w0 - J^T coefficients. A step costs
+    one product with the kernel whatever the number of parameters is. Source: Goldwaser & Ge
+    (2023), section 3; Lee et al. (2019), section 2.2.
+    """
+    theta, c = matrix(kernel), f.shape[-1]
+    coefficients, outputs = torch.zeros_like(f), f
+    while True:
+        yield coefficients, outputs
+        coefficients = coefficients + rate * loss.gradient(outputs, y)
+        moved = (theta @ coefficients.mT.flatten(-2).unsqueeze(-1)).squeeze(-1)
+        outputs = f - moved.unflatten(-1, (c, -1)).mT
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,131 @@
+"""Kernels too large for memory: the same blocks on disk, resumed where they stopped.
+
+Beside `theta.npy.part` stands `theta.npy.blocks`, a list of what is finished. A block is on disk
+before its line is; when all are, the array gets its final name.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tangents.functional import Params
+from tangents.ntk import Work
+
+BLOCK = 2000  # rows of a block, unless the budget asks for less
+
+
+def ntk_on_disk(
+    path: str | Path,
+    module: nn.Module,
+    params: Params,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    outputs: str = "trace",
+    budget: float | None = None,
+    client=None,
+    progress: bool = True,
+) -> np.memmap:
+    """The kernel of `ntk` as a NumPy file at `path` (.npy), mapped into memory for reading.
+
+    Interrupted, the same call goes on with the missing blocks; finished, it only opens the file.
+    `client`, a dask.distributed client whose workers see `path` as well, computes the blocks in
+    parallel. Raises ValueError for what `ntk` refuses and where the file at `path` holds another
+    kernel; OSError where the disk is too small, before anything is computed.
+    """
+    path = Path(path)
+    part, journal = (path.with_name(path.name + end) for end in (".part", ".blocks"))
+    head = _fingerprint(module, params, x1, x2, outputs)
+    known = _read(journal)
+    if known and known[0]["kernel"] != head:
+        raise ValueError(f"{path} holds another kernel: choose another path, or remove {journal}")
+    if path.exists():
+        if not known:
+            raise ValueError(f"{path} exists, and no {journal.name} says which kernel it holds")
+        return np.load(path, mmap_mode="r")
+    work = Work.plan(module, params, x1, x2, outputs, budget)
+    if not known or not part.exists():
+        _reserve(part, work)
+        known = [{"kernel": head, "size": min(BLOCK, work.size)}]
+    work = replace(work, size=known[0]["size"])
+    journal.write_text("".join(json.dumps(line) + "\n" for line in known), encoding="utf-8")
+    done = {tuple(line["block"]) for line in known[1:]}
+    places = [(i, j) for i, j in work.places() if (i.start, j.start) not in done]
+    compute = _here(part, work, places) if client is None else _there(client, part, work, places)
+    shown = dict(desc=path.name, unit="block", total=len(places), disable=not progress or None)
+    with open(journal, "a", encoding="utf-8") as log:
+        for i, j in tqdm(compute, **shown):
+            log.write(json.dumps({"block": [i.start, j.start]}) + "\n")
+            log.flush()
+    os.replace(part, path)
+    return np.load(path, mmap_mode="r")
+
+
+def _here(part: Path, work: Work, places) -> Iterator[tuple[slice, slice]]:
+    for i, j in places:
+        _write(part, work, i, j)
+        yield i, j
+
+
+def _there(client, part: Path, work: Work, places) -> Iterator[tuple[slice, slice]]:
+    from distributed import as_completed
+
+    shared = client.scatter(work, broadcast=True)
+    place = {client.submit(_write, part.absolute(), shared, i, j, pure=False): (i, j)
+             for i, j in places}  # fmt: skip
+    for future in as_completed(place):
+        future.result()
+        yield place[future]
+
+
+def _write(part: Path, work: Work, i: slice, j: slice) -> None:
+    out = np.load(part, mmap_mode="r+")
+    work.put(work.tile(i, j).cpu().numpy(), i, j, out)
+    out.flush()
+
+
+def _reserve(part: Path, work: Work) -> None:
+    """An array of the kernel's size whose bytes the disk holds: a full disk shows here."""
+    dtype = next(iter(work.params.values())).dtype
+    dtype = torch.empty(0, dtype=dtype).numpy().dtype
+    try:
+        out = np.lib.format.open_memmap(part, "w+", dtype, work.shape)
+        with open(part, "r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, out.offset + out.nbytes)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        need = np.prod(work.shape) * dtype.itemsize / 1e9
+        raise OSError(error.errno, f"no room for the kernel, {need:.3g} GB: {error.strerror}",
+                      str(part)) from error  # fmt: skip
+
+
+def _read(journal: Path) -> list[dict]:
+    """The lines of the journal; one that was cut off counts as absent."""
+    lines = []
+    if journal.exists():
+        for line in journal.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines
+
+
+def _fingerprint(module, params: Params, x1, x2, outputs: str) -> str:
+    """Of all that the kernel depends on; of the module's code, what its repr shows."""
+    digest = hashlib.sha256(f"{outputs} {module!r}".encode())
+    given = {**params, **dict(module.named_buffers()), "x1": x1, "x2": x2}
+    for name, values in given.items():
+        digest.update(name.encode())
+        if values is not None:
+            digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
+            digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,325 @@
+"""Spectra, Hessians, the leap, the Gauss-Newton step: against dense algebra and explicit loops."""
+
+import math
+
+import pytest
+import torch
+from torch.func import functional_call, hessian
+
+from tangents import models
+from tangents.curvature import (
+    gauss_newton,
+    gauss_newton_product,
+    output_hessian,
+    output_hessian_norm,
+)
+from tangents.functional import linearise, select, stack
+from tangents.lanczos import density, eigenpairs, lanczos
+from tangents.linearised import descend_outputs, leap, matrix, spectrum
+from tangents.losses import CROSS_ENTROPY, SQUARED
+from tangents.ntk import ntk, tangent
+from tests.cases import all_close, close, flat, like, normal
+
+N, C = 4, 3
+NET = models.MLP(3, 12, 2, c=C, activation="tanh")
+PARAMS = models.initialise(NET, 0)
+STACK = stack([models.initialise(NET, seed) for seed in (0, 1)])
+X = normal(N, 3, seed=2)
+Y = torch.eye(C, dtype=torch.float64)[[0, 2, 1, 2]]
+LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def jacobian(params):
+    """(n c, p), output by output like the rows of `matrix`."""
+    J = torch.func.jacrev(lambda p: functional_call(NET, p, (X,)))(params)
+    return flat(J, 2).transpose(0, 1).flatten(0, 1)
+
+
+def symmetric(*shape, seed=0):
+    a = normal(*shape, shape[-1], seed=seed)
+    return a + a.mT
+
+
+def column(u):
+    return u.mT.flatten(-2)
+
+
+# ---- losses of outputs
+
+
+@every_loss
+def test_a_loss_knows_its_derivatives(loss):
+    f, y = 2 * normal(5, C), torch.softmax(normal(5, C, seed=1), -1)
+    close(loss.gradient(f, y), torch.func.grad(lambda f: loss.value(f, y).sum())(f))
+    for i in range(5):
+        H = hessian(lambda v, i=i: loss.value(v, y[i]))(f[i])
+        close(loss.root(f)[i] @ loss.root(f)[i].mT, H)
+    got = (loss.root(f) @ loss.whitened(f, y).unsqueeze(-1)).squeeze(-1)
+    close(got, loss.gradient(f, y))
+    assert loss.curved == (loss is CROSS_ENTROPY)
+
+
+def test_cross_entropy_of_certain_outputs_is_finite():
+    f, y = torch.tensor([[500.0, 0.0, 0.0], [0.0, 500.0, 0.0]]).double(), Y[[0, 0]]
+    for each in (CROSS_ENTROPY.value(f, y), CROSS_ENTROPY.gradient(f, y), CROSS_ENTROPY.root(f)):
+        assert each.isfinite().all()
+    assert CROSS_ENTROPY.whitened(f, y)[0].abs().max() < 1e-50
+    close(CROSS_ENTROPY.whitened(f, y)[1].norm().log(), torch.tensor(250.0).double(), 1, 0.1)
+
+
+# ---- Lanczos
+
+
+def test_lanczos_makes_the_matrix_tridiagonal():
+    A = symmetric(2, 9)
+    krylov = lanczos(lambda v: (A @ v[..., None])[..., 0], normal(2, 9, seed=1), 9)
+    close(krylov.basis @ krylov.basis.mT, torch.eye(9).double().expand(2, 9, 9))
+    close(krylov.basis @ A @ krylov.basis.mT, krylov.matrix)
+    close(torch.linalg.eigvalsh(krylov.matrix), torch.linalg.eigvalsh(A))
+    assert krylov.matrix.tril(-2).abs().max() == 0
+
+
+def test_lanczos_finds_multiple_eigenvalues():
+    A = torch.diag(torch.tensor([3.0, 3.0, 3.0, 1.0, 0.0])).double()
+    values, vectors = eigenpairs(lambda v: v @ A, normal(5, seed=1), 4)
+    close(values, torch.tensor([3.0, 3.0, 3.0, 1.0]).double())
+    close(vectors @ A, values[:, None] * vectors)
+
+
+@pytest.mark.parametrize("magnitude", [False, True])
+def test_eigenpairs_are_those_of_the_matrix(magnitude):
+    A = symmetric(3, 60) - 5 * torch.eye(60).double()
+    values, vectors = eigenpairs(
+        lambda v: (A @ v[..., None])[..., 0], normal(3, 60, seed=1), 2, magnitude
+    )
+    all_values = torch.linalg.eigvalsh(A)
+    for got, want in zip(values, all_values, strict=True):
+        key = want.abs() if magnitude else want
+        close(got, want[key.argsort(descending=True)[:2]], order=0.9)
+    close(vectors @ A, values[..., None] * vectors, times=10, order=0.5)
+    close(vectors @ vectors.mT, torch.eye(2).double().expand(3, 2, 2))
+
+
+def test_the_density_has_the_moments_of_the_spectrum():
+    """With every unit vector in turn as the start the mean over starts is the trace."""
+    A = symmetric(7)
+    values, weights = density(lambda v: v @ A, torch.eye(7).double(), 7)
+    for power in range(4):
+        want = torch.linalg.eigvalsh(A).pow(power).mean()
+        close((weights * values**power).sum(), want, times=1e5)
+
+
+def test_lanczos_refuses():
+    with pytest.raises(ValueError, match=r"count must lie in 1\.\.5, got 6"):
+        eigenpairs(lambda v: v, normal(5), 6)
+    with pytest.raises(ValueError, match="not finite"):
+        eigenpairs(lambda v: v * math.nan, normal(5))
+    with pytest.raises(ValueError, match="no 1 eigenpairs within 4 products"):
+        eigenpairs(lambda v: v * torch.linspace(0, 1, 400).double(), normal(400), max_steps=4)
+
+
+def test_the_spectrum_of_the_kernel_without_the_kernel():
+    t = tangent(NET, PARAMS, X)
+
+    def product(v):
+        return column(t.product(v.unflatten(-1, (C, N)).mT))
+
+    values, _ = eigenpairs(product, normal(N * C), 3)
+    close(values, spectrum(t.gram()).values.flip(0)[:3])
+
+
+# ---- Hessians
+
+
+def dense_hessian(params, xi, k):
+    def f(w):
+        sizes = [v.numel() for v in params.values()]
+        parts = w.split(sizes)
+        p = {n: u.view_as(v) for (n, v), u in zip(params.items(), parts, strict=True)}
+        return functional_call(NET, p, (xi[None],))[0, k]
+
+    return hessian(f)(flat(params))
+
+
+def test_output_hessian_is_that_of_autodiff():
+    H = torch.stack([dense_hessian(PARAMS, xi, 1) for xi in X])
+    v = normal(N, H.shape[-1], seed=3)
+    close(output_hessian(NET, PARAMS, X, 1)(v), (H @ v[..., None])[..., 0])
+    want = torch.linalg.matrix_norm(H, 2)
+    close(output_hessian_norm(NET, PARAMS, X, 1), want, times=1e-5, order=0)
+    both = output_hessian_norm(NET, STACK, X, 1)
+    close(both[0], want, times=1e-5, order=0)
+    close(both[1], output_hessian_norm(NET, select(STACK, 1), X, 1), times=1e-5, order=0)
+
+
+@every_loss
+def test_ggn_is_the_hessian_of_the_loss_of_the_linearised_model(loss):
+    t, v = tangent(NET, PARAMS, X), like(PARAMS, 5)
+    f_lin = linearise(NET, PARAMS)
+
+    def total(w):
+        parts = w.split([u.numel() for u in PARAMS.values()])
+        p = {k: u.view_as(a) for (k, a), u in zip(PARAMS.items(), parts, strict=True)}
+        return loss.value(f_lin(p, X), Y).sum()
+
+    H = hessian(total)(flat(PARAMS))
+    close(flat(gauss_newton_product(t, v, loss.root(t.value))), H @ flat(v))
+    if not loss.curved:
+        close(flat(gauss_newton_product(t, v)), H @ flat(v))
+
+
+# ---- Gauss-Newton
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+@every_loss
+def test_gauss_newton_is_the_minimum_norm_step(loss, damping, dense):
+    t, J = tangent(NET, PARAMS, X), jacobian(PARAMS)
+    S = torch.zeros(N * C, N * loss.root(t.value).shape[-1]).double()
+    for i, root in enumerate(loss.root(t.value)):  # rows k n + i
+        S[i::N, i::N] = root
+    A, w = S.T @ J, column(loss.whitened(t.value, Y))
+    if damping:
+        want = -torch.linalg.solve(
+            J.T @ S @ S.T @ J + damping * torch.eye(J.shape[1]).double(),
+            J.T @ column(loss.gradient(t.value, Y)),
+        )
+    else:
+        want = -torch.linalg.pinv(A) @ w
+    got = gauss_newton(t, Y, loss, damping=damping, dense=dense, tolerance=1e-11)
+    close(flat(got.params), want, order=0.7)
+    assert got.residual <= 1e-11
+
+
+@every_loss
+def test_without_the_hessian_linearised_outputs_move_along_the_gradient(loss):
+    t = tangent(NET, PARAMS, X)
+    step = gauss_newton(t, Y, loss, hessian=False, tolerance=1e-11)
+    close(t.forward(step.params), -loss.gradient(t.value, Y), order=0.7)
+
+
+def test_one_squared_step_fits_the_linearised_model():
+    t = tangent(NET, PARAMS, X)
+    step = gauss_newton(t, Y, SQUARED, tolerance=1e-12)
+    close(t.value + t.forward(step.params), Y, order=0.7)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_gauss_newton_of_a_stack_is_that_of_its_networks(dense):
+    got = gauss_newton(tangent(NET, STACK, X), Y.expand(2, N, C), CROSS_ENTROPY, damping=0.1,
+                       dense=dense, tolerance=1e-11)  # fmt: skip
+    for i in range(2):
+        one = tangent(NET, select(STACK, i), X)
+        want = gauss_newton(one, Y, CROSS_ENTROPY, damping=0.1, tolerance=1e-11)
+        all_close(select(got.params, i), want.params, order=0.7)
+
+
+def test_gauss_newton_refuses():
+    t = tangent(NET, PARAMS, X[[0, 0, 1, 2]])
+    with pytest.raises(ValueError, match=r"^gauss_newton: .* damping"):
+        gauss_newton(t, Y, SQUARED)
+    with pytest.raises(ValueError, match=r"^gauss_newton: y must have the shape of the outputs"):
+        gauss_newton(t, Y[:2], SQUARED)
+    with pytest.raises(ValueError, match=r"^gauss_newton: damping must be >= 0, got -1"):
+        gauss_newton(t, Y, SQUARED, damping=-1.0)
+
+
+# ---- training the linearised model
+
+
+def explicit(params0, start, rate, steps, memory, velocity, loss=SQUARED):
+    """Steps on the linearised model by automatic differentiation."""
+    f_lin = linearise(NET, params0)
+    w = {k: v.clone() for k, v in start.items()}
+    v = {k: torch.zeros_like(u) for k, u in w.items()} if velocity is None else velocity
+    gradient = torch.func.grad(lambda p: loss.value(f_lin(p, X), Y).sum())
+    for _ in range(steps):
+        g = gradient(w)
+        v = {k: memory * v[k] + g[k] for k in w}
+        w = {k: w[k] - rate * v[k] for k in w}
+    return w, v
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 400])
+@pytest.mark.parametrize("memory, moving", [(0.0, False), (0.9, False), (0.5, True), (0.0, True)])
+def test_leap_is_its_steps(steps, memory, moving):
+    t = tangent(NET, PARAMS, X)
+    kernel = spectrum(t.gram())
+    rate = 1.7 / kernel.values.max().item()
+    start = {k: PARAMS[k] + 0.1 * v for k, v in like(PARAMS, 4).items()}
+    velocity = like(PARAMS, 9) if moving else None
+    residual = linearise(NET, PARAMS)(start, X) - Y
+    change, speed = leap(t, kernel, residual, rate, steps, memory, velocity)
+    w, v = explicit(PARAMS, start, rate, steps, memory, velocity)
+    all_close({k: start[k] + change[k] for k in start}, w, 1e5)
+    first = flat(t.backward(residual))  # rounding is in units of the velocity on the way
+    close(torch.cat([flat(speed), first]), torch.cat([flat(v), first]), 1e5)
+
+
+def test_one_step_is_gradient_descent_on_the_network_itself():
+    t = tangent(NET, PARAMS, X)
+    change, _ = leap(t, spectrum(t.gram()), t.value - Y, 0.01, 1)
+    gradient = torch.func.grad(lambda p: SQUARED.value(functional_call(NET, p, (X,)), Y).sum())(
+        PARAMS
+    )
+    all_close(change, {k: -0.01 * g for k, g in gradient.items()})
+
+
+def test_infinitely_many_steps_are_the_minimum_norm_gauss_newton_step():
+    t = tangent(NET, PARAMS, X)
+    kernel = spectrum(t.gram())
+    rate = 1 / kernel.values.max().item()
+    change, speed = leap(t, kernel, t.value - Y, rate, math.inf)
+    want = gauss_newton(t, Y, SQUARED, tolerance=1e-12)
+    close(flat(change), flat(want.params), order=0.7)
+    assert flat(speed).abs().max() < 1e-8
+    long, _ = leap(t, kernel, t.value - Y, rate, 10**12)
+    close(flat(long), flat(change), order=0.7)
+
+
+def test_leap_of_a_stack_is_that_of_its_networks():
+    t = tangent(NET, STACK, X)
+    kernel, velocity = spectrum(t.gram()), like(STACK, 3)
+    rate = 1 / kernel.values.amax(-1)
+    got = leap(t, kernel, t.value - Y, rate, 50, 0.9, velocity)
+    for i in range(2):
+        one = tangent(NET, select(STACK, i), X)
+        alone = spectrum(one.gram())
+        want = leap(one, alone, one.value - Y, rate[i], 50, 0.9, select(velocity, i))
+        for a, b in zip(got, want, strict=True):
+            all_close(select(a, i), b, 1e5)
+
+
+def test_leap_refuses():
+    t = tangent(NET, PARAMS, X)
+    kernel, residual = spectrum(t.gram()), t.value - Y
+    for message, arguments in {
+        "below 2, got": (1e3, 5),
+        "below 3.8, got": (1e3, 5, 0.9),
+        "rate must be positive": (-1.0, 5),
+        "steps must be an integer >= 0, or infinity, got 1.5": (1e-3, 1.5),
+        "infinitely many steps": (1e-3, math.inf, 0.9),
+        r"memory must lie in \[0, 1\), got 1": (1e-3, 5, 1),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            leap(t, kernel, residual, *arguments)
+
+
+@every_loss
+def test_descent_in_output_space_is_descent_on_the_linearised_model(loss):
+    t = tangent(NET, PARAMS, X)
+    for k, (coefficients, f) in enumerate(descend_outputs(t.gram(), t.value, Y, loss, 0.05)):
+        if k in (0, 1, 20):
+            w, _ = explicit(PARAMS, PARAMS, 0.05, k, 0.0, None, loss)
+            moved = t.backward(coefficients)
+            all_close({n: PARAMS[n] - moved[n] for n in w}, w)
+            close(f, linearise(NET, PARAMS)(w, X))
+        if k == 20:
+            break
+
+
+def test_the_matrix_of_a_kernel_is_jacobian_times_jacobian():
+    J = jacobian(PARAMS)
+    close(matrix(ntk(NET, PARAMS, X)), J @ J.T)
