@@ -115,7 +115,7 @@ def test_out_of_steps_is_a_row():
         ("network", "rnn", "network must be one of fc, conv, got 'rnn'"),
         ("dynamics", "sgd", "dynamics must be one of gradient_flow, momentum, got 'sgd'"),
         ("loss", "mse", "loss must be one of soft_hinge, hinge, square, got 'mse'"),
-        ("activation", "gelu", "activation must be one of softplus, relu, tanh, got 'gelu'"),
+        ("activation", "gelu", "activation must be one of softplus, relu, tanh, erf, got 'gelu'"),
         ("dtype", "half", "dtype must be one of float64, float32, got 'half'"),
         ("scaled_alfa", 1, "unknown field 'scaled_alfa': .* did you mean 'scaled_alpha'"),
     ],

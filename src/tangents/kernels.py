@@ -1,10 +1,13 @@
-"""Kernel matrices: how far apart two are, and what a machine with a fixed kernel learns."""
+"""Kernel matrices: how far apart two are, what a fixed one learns, and infinite width."""
+
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Kernel = Float[Tensor, "*#b n m"]  # one, or a stack
+TILE = 256  # of a kernel in closed form: what one pass works on stays in the cache
 
 
 def distance(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
@@ -55,6 +58,76 @@ def features(
     return root, torch.linalg.solve_triangular(root, k_test_train.mT, upper=False).mT
 
 
+def fully_connected(
+    x1: Float[Tensor, "n d"],
+    x2: Float[Tensor, "m _"] | None = None,
+    depth: int = 3,
+    activation: str = "relu",
+    bias: bool = True,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """(NNGP, NTK) of `models.MLP` with `depth` hidden layers of infinite width, one output.
+
+    K = x x'^T / d and Theta = K + b at the first layer; then K' = E[s(u) s(v)] and
+    Theta' = K' + b + Theta E[s'(u) s'(v)] over u, v ~ N(0, K). Biases are zero at the start, as
+    `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
+    `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
+    another one, or unequal dimensions. Source: Jacot et al. (2018), theorem 1; Cho & Saul (2009),
+    section 2; Williams (1997), section 3.
+    """
+    _require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
+    _require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
+    other, same = (x1, True) if x2 is None else (x2, False)
+    scale, dual = 1 / x1.shape[1], _DUALS[activation]
+    variances = [_variances(x, depth, activation) for x in (x1, other)]
+    nngp = x1.new_empty(len(x1), len(other))
+    ntk = torch.empty_like(nngp)
+    for i in range(0, len(x1), TILE):
+        for j in range(0, i + 1 if same else len(other), TILE):
+            rows, columns = slice(i, i + TILE), slice(j, j + TILE)
+            k = (x1[rows] * scale) @ other[columns].mT
+            theta = k + bias
+            for q, r in zip(*variances, strict=True):
+                if same and i == j:
+                    k.diagonal().copy_(q[rows])  # exactly: arccos and arcsin are steep there
+                k, slope = dual(k, q[rows, None], r[columns])
+                theta.mul_(slope).add_(k)
+                if bias:
+                    theta += 1
+            for whole, tile in ((nngp, k), (ntk, theta)):
+                whole[rows, columns] = tile
+                if same and i != j:
+                    whole[columns, rows] = tile.mT
+    return nngp, ntk
+
+
+def _variances(x: Tensor, depth: int, activation: str) -> list[Tensor]:
+    """K(x, x) at each layer; the ReLU with its gain keeps it."""
+    found = [x.square().mean(-1)]
+    while len(found) < depth:
+        q = found[-1]
+        found.append(q if activation == "relu" else _erf(q, q, q)[0])
+    return found
+
+
+def _relu(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Arc-cosine kernels of order one and zero, twice: the gain is sqrt 2."""
+    scale = (q * r).sqrt_()
+    cosine = (k / scale).clamp_(-1, 1)
+    slope = torch.acos(cosine).mul_(-1 / math.pi).add_(1)
+    sine = cosine.square().neg_().add_(1).sqrt_()
+    return sine.mul_(1 / math.pi).addcmul_(cosine, slope).mul_(scale), slope
+
+
+def _erf(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """Arcsine kernel and its derivative."""
+    square = (1 + 2 * q) * (1 + 2 * r)
+    mean = torch.asin(2 * k / square.sqrt()).mul_(2 / math.pi)
+    return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)
+
+
+_DUALS = {"relu": _relu, "erf": _erf}
+
+
 def _cholesky(k: Tensor, ridge: float | Tensor) -> Tensor:
     eye = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     shift = torch.as_tensor(ridge, dtype=k.dtype, device=k.device)
@@ -66,3 +139,8 @@ def _cholesky(k: Tensor, ridge: float | Tensor) -> Tensor:
 
 def _centre(k: Tensor) -> Tensor:
     return k - k.mean(-1, keepdim=True) - k.mean(-2, keepdim=True) + k.mean((-2, -1), keepdim=True)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -34,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": softplus,
     "relu": relu,
     "tanh": torch.tanh,
+    "erf": torch.erf,
 }
 
 
