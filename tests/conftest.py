@@ -6,8 +6,11 @@ from jaxtyping import config as typing
 from jaxtyping import install_import_hook
 
 # Before anything imports them. The others annotate no shapes.
-CHECKED = ("functional", "models", "kernels", "jacobian", "ntk", "train", "optimise", "probes")
-hook = install_import_hook([f"tangents.{name}" for name in CHECKED], "beartype.beartype")
+CHECKED = """
+functional losses models kernels lanczos jacobian structure ntk stream linearised curvature
+train optimise probes
+"""
+hook = install_import_hook([f"tangents.{name}" for name in CHECKED.split()], "beartype.beartype")
 
 import torch  # noqa: E402
 

@@ -15,7 +15,7 @@ from tangents.curvature import (
 )
 from tangents.functional import linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
-from tangents.linearised import descend_outputs, leap, matrix, spectrum
+from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
 from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.ntk import ntk, tangent
 from tests.cases import all_close, close, flat, like, normal
@@ -287,9 +287,25 @@ def test_leap_of_a_stack_is_that_of_its_networks():
     for i in range(2):
         one = tangent(NET, select(STACK, i), X)
         alone = spectrum(one.gram())
-        want = leap(one, alone, one.value - Y, rate[i], 50, 0.9, select(velocity, i))
+        want = leap(one, alone, one.value - Y, rate[i].item(), 50, 0.9, select(velocity, i))
         for a, b in zip(got, want, strict=True):
             all_close(select(a, i), b, 1e5)
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_a_krylov_space_serves_as_the_spectrum(memory):
+    x = normal(60, 3, seed=5)
+    t = tangent(NET, PARAMS, x)
+    residual, whole = t.value - normal(60, C, seed=6), spectrum(t.gram())
+    rate = 1.5 / whole.values.max().item()
+    part = krylov_spectrum(t.gram(), residual, 100)
+    got, want = (leap(t, k, residual, rate, 300, memory, tolerance=1e-9) for k in (part, whole))
+    for a, b in zip(got, want, strict=True):
+        close(flat(a), flat(b), order=0.6)
+    with pytest.raises(ValueError, match=r"the Krylov spectrum errs by .* raise its rank"):
+        leap(t, krylov_spectrum(t.gram(), residual, 5), residual, rate, 300, memory)
+    with pytest.raises(ValueError, match="a velocity needs the whole spectrum"):
+        leap(t, part, residual, rate, 300, memory, like(PARAMS))
 
 
 def test_leap_refuses():
@@ -301,7 +317,7 @@ def test_leap_refuses():
         "rate must be positive": (-1.0, 5),
         "steps must be an integer >= 0, or infinity, got 1.5": (1e-3, 1.5),
         "infinitely many steps": (1e-3, math.inf, 0.9),
-        r"memory must lie in \[0, 1\), got 1": (1e-3, 5, 1),
+        r"memory must lie in \[0, 1\), got 1": (1e-3, 5, 1.0),
     }.items():
         with pytest.raises(ValueError, match=message):
             leap(t, kernel, residual, *arguments)

@@ -13,14 +13,20 @@ from torch import Tensor
 
 from tangents.functional import Params
 from tangents.jacobian import Tangent
+from tangents.lanczos import lanczos
 from tangents.losses import OutputLoss
 
 
 class Spectrum(NamedTuple):
-    """Theta = Q diag(values) Q^T on the vectors of c n outputs, output by output."""
+    """Theta = Q diag(values) Q^T on vectors of m = c n outputs, output by output.
 
-    values: Float[Tensor, "*s m"]
-    vectors: Float[Tensor, "*s m m"]
+    All of it (k = m), or what a Krylov space sees of it: then Theta Q = Q diag(values) + v rest^T
+    with a unit vector v orthogonal to Q.
+    """
+
+    values: Float[Tensor, "*s k"]
+    vectors: Float[Tensor, "*s m k"]
+    rest: Float[Tensor, "*s k"] | None = None
 
     def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s m"]:
         """Q^T u."""
@@ -38,6 +44,21 @@ def spectrum(kernel: Float[Tensor, "*s n n c c"]) -> Spectrum:
     return Spectrum(values.clamp(min=0), vectors)
 
 
+def krylov_spectrum(
+    kernel: Float[Tensor, "*s n n c c"], residual: Float[Tensor, "*s n c"], rank: int
+) -> Spectrum:
+    """The part of the spectrum that matters to steps which begin at `residual`: `rank` Ritz pairs.
+
+    Enough for K steps if `rank` is several times sqrt(K), and far cheaper than the whole: `leap`
+    checks the result. Source: Saad (1992), section 2, for functions of a matrix times a vector.
+    """
+    theta = matrix(kernel)
+    found = lanczos(lambda v: (theta @ v.unsqueeze(-1)).squeeze(-1), residual.mT.flatten(-2), rank)
+    values, vectors = torch.linalg.eigh(found.matrix)
+    rest = found.rest.unsqueeze(-1) * vectors[..., -1, :]
+    return Spectrum(values.clamp(min=0), found.basis.mT @ vectors, rest)
+
+
 def matrix(kernel: Float[Tensor, "*s n m c c"]) -> Float[Tensor, "*s cn cm"]:
     """The full kernel as a matrix, output by output: row k n + i is output k of example i."""
     return kernel.movedim((-2, -1), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
@@ -48,15 +69,17 @@ def leap(
     kernel: Spectrum,
     residual: Float[Tensor, "*s n c"],
     rate: float | Float[Tensor, " b"],
-    steps: float,
+    steps: int | float,
     memory: float = 0.0,
     velocity: Params | None = None,
+    tolerance: float = 1e-4,
 ) -> tuple[Params, Params]:
     """`steps` steps of gradient descent on |f_lin - y|^2 / 2 at once: (change of w, velocity).
 
     `residual` is f_lin - y where the steps begin; `steps` an integer, or infinity without `memory`.
     With `memory` b, heavy ball: v' = b v + g, w' = w - rate v', from `velocity` (zero if None). The
-    cost does not depend on the number of steps. Raises ValueError where the steps would diverge.
+    cost does not depend on the number of steps. Raises ValueError where the steps would diverge,
+    and where a Krylov spectrum leaves an error of more than `tolerance` of the residual.
 
     Along an eigenvector of Theta with eigenvalue l, descent is a geometric series: the change is
     -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), section 3, with
@@ -73,14 +96,18 @@ def leap(
              f"got {(rate[..., 0] * top).max():.3g}")  # fmt: skip
     c, modes = residual.shape[-1], kernel.into(residual)
     if not memory and velocity is None:
-        moved = kernel.out(_series(kernel.values, rate, steps) * modes, c)
+        series = _series(kernel.values, rate, steps) * modes
+        _accurate(kernel, series, residual, tolerance)
+        moved = kernel.out(series, c)
         left = kernel.out(_power(kernel.values, rate, max(steps - 1, 0)) * modes, c)
         change = tangent.backward(-moved)
         speed = tangent.backward(left if steps else 0 * left)
         return change, speed
     _require(steps != math.inf, "infinitely many steps are for descent without momentum")
+    _require(not velocity or kernel.rest is None, "a velocity needs the whole spectrum")
     drift = kernel.into(tangent.forward(velocity)) if velocity else torch.zeros_like(modes)
     force, moved = _heavy_ball(kernel.values, modes, drift, rate, int(steps), memory)
+    _accurate(kernel, moved, residual, tolerance)
     change, speed = (tangent.backward(kernel.out(v, c)) for v in (-moved, force))
     if velocity:
         kept = memory**steps
@@ -92,7 +119,15 @@ def leap(
     return change, speed
 
 
-def _power(values: Tensor, rate: Tensor, steps: float) -> Tensor:
+def _accurate(kernel: Spectrum, modes: Tensor, residual: Tensor, tolerance: float) -> None:
+    """|r_K - (r - Theta c)| for c = Q modes is what Theta c has outside of the Krylov space."""
+    if kernel.rest is not None:
+        error = (kernel.rest * modes).sum(-1).abs() / torch.linalg.matrix_norm(residual)
+        message = f"the Krylov spectrum errs by {error.max():.1g} of the residual: raise its rank"
+        _require(bool((error <= tolerance).all()), message)
+
+
+def _power(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
     """(1 - rate l)^K; zero for K infinite and l > 0."""
     x = rate * values
     size = torch.where(x < 1, torch.log1p(-x.clamp(max=1)), (x - 1).log())
@@ -102,7 +137,7 @@ def _power(values: Tensor, rate: Tensor, steps: float) -> Tensor:
     return sign * (steps * size).exp() if steps else torch.ones_like(x)
 
 
-def _series(values: Tensor, rate: Tensor, steps: float) -> Tensor:
+def _series(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
     """rate sum_{k < K} (1 - rate l)^k = (1 - (1 - rate l)^K) / l, without cancellation."""
     if steps == math.inf:
         return torch.where(values > _floor(values), 1 / values, 0)

@@ -197,8 +197,10 @@ def _there(client, threads, store, experiment, device, bar, todo) -> Outcomes:
     """Runs the stacks on a dask client's workers, which write to the store themselves."""
     from distributed import wait
 
+    paths = [store.path(experiment, config) for stack in todo for config in stack]
+
     def stored() -> int:
-        return sum(store.path(experiment, config).exists() for stack in todo for config in stack)
+        return sum(path.exists() for path in paths)
 
     before, job = bar.done - stored(), (store.root, device, threads)
     futures = {client.submit(_worker, experiment, stack, *job, pure=False): stack for stack in todo}

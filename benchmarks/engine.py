@@ -1,0 +1,174 @@
+"""How fast tangent kernels, linearised training and Gauss-Newton steps are, here and elsewhere.
+
+    python -m venv /tmp/peers && /tmp/peers/bin/pip install -r benchmarks/requirements.txt
+    PYTHONPATH=src /tmp/peers/bin/python benchmarks/engine.py data/results/benchmark-engine.csv
+
+Each peer solves each problem in a process of its own, in single precision, on THREADS threads, with
+the same weights and inputs. Answers are compared before times. A time is the median of at least
+five calls after one for warm-up; memory is what the process holds at its peak during the calls
+beyond what it held before. Rows that the file has already are kept: remove it to begin anew.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+from peers import BUILD, measured
+from problems import CASES, Case, operations
+
+THREADS = min(2, os.cpu_count())
+LIMIT = 200.0  # seconds a process, building and comparing included
+REPEATS, ENOUGH = 5, 60.0  # calls; fewer where they have taken so many seconds
+KEPT = 200_000  # entries of an answer that are compared
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process since `forget_peak`, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def settle() -> None:
+    """The threads of both frameworks; and where neural-tangents looks for two modules of JAX."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    try:
+        import jax
+        from jax._src import source_info_util
+        from jax.interpreters import ad
+
+        ad.source_info_util, ad.config = source_info_util, jax.config
+    except ImportError:
+        pass
+
+
+def child(peer: str, case: Case, answer: str) -> None:
+    """Measures one peer on one problem; prints a line of JSON."""
+    settle()
+    call = BUILD[case.task][peer](case)
+    before = psutil.Process().memory_info().rss
+    forget_peak()
+    value = np.asarray(call())
+    np.save(answer, value.reshape(-1)[:: max(1, value.size // KEPT)])
+    if case.task == "step":
+        np.save(answer.replace(".npy", "-whole.npy"), value)
+    del value
+    times = []
+    while len(times) < REPEATS and sum(times) < ENOUGH:
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    found = {"seconds": statistics.median(times), "slowest": max(times), "calls": len(times)}
+    print(json.dumps(found | {"mb": (peak_memory() - before) / 2**20}))
+
+
+def residual(case: Case, step: np.ndarray) -> float:
+    """|f + J d - y| / |f - y| of a Gauss-Newton step d, in double precision."""
+    import torch
+    from peers import torch_problem
+    from torch.func import functional_call, jvp
+
+    module, params, x, y = torch_problem(case)
+    module, params = module.double(), {k: v.double() for k, v in params.items()}
+    d = torch.from_numpy(step).double().split([v.numel() for v in params.values()])
+    d = {k: v.view_as(params[k]) for k, v in zip(params, d, strict=True)}
+    f, moved = jvp(lambda p: functional_call(module, p, (x.double(),)), (params,), (d,))
+    return ((f + moved - y).norm() / (f - y).norm()).item()
+
+
+def measure(peer: str, case: Case, folder: str) -> dict:
+    answer = str(Path(folder) / f"{peer}.npy")
+    command = [sys.executable, __file__, "--child", peer, json.dumps(case.fields), answer]
+    threads = {k: str(THREADS) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LIMIT, env=os.environ | threads
+        )
+    except subprocess.TimeoutExpired:
+        return {"note": f"more than {LIMIT:.0f} s"}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"]
+        return {"note": "out of memory" if done.returncode == -9 else lines[-1][:120]}
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    if case.task == "step":
+        whole = Path(answer.replace(".npy", "-whole.npy"))
+        found["residual"] = residual(case, np.load(whole))
+    return found | {"answer": np.load(answer)}
+
+
+def matrix_product_peak() -> float:
+    """Operations a second of a large matrix product in single precision, on as many threads."""
+    import torch
+
+    torch.set_num_threads(THREADS)
+    a, b = torch.randn(4096, 4096), torch.randn(4096, 4096)
+    times = []
+    for _ in range(REPEATS + 1):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * 4096**3 / statistics.median(times[1:])
+
+
+def compare(case: Case, peers: list[str], known: set) -> list[dict]:
+    """One row a peer; deviations are from the first that answers, in units of its largest entry."""
+    peak, truth, rows = matrix_product_peak(), None, []
+    with tempfile.TemporaryDirectory() as folder:
+        for peer in peers:
+            if (*case.fields.values(), peer) in known or not measured(case, peer):
+                continue
+            found = measure(peer, case, folder)
+            answer = found.pop("answer", None)
+            comparable = peer != "one step of the network" and answer is not None
+            truth = answer if truth is None and comparable else truth
+            if comparable:
+                found["deviation"] = float(np.abs(answer - truth).max() / np.abs(truth).max())
+            if "seconds" in found:
+                found["share of peak"] = operations(case) / found["seconds"] / peak
+            rows.append(case.fields | {"peer": peer, "threads": THREADS} | found)
+            rows[-1] |= {"gflop": operations(case) / 1e9, "peak gflop/s": peak / 1e9}
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--tasks", nargs="+", choices=BUILD, default=list(BUILD))
+    parser.add_argument("--peers", nargs="+", help="only these")
+    parser.add_argument("table", nargs="?", type=Path, help="the CSV file to write or complete")
+    args = parser.parse_args()
+    if args.child:
+        peer, case, answer = args.child
+        return child(peer, Case(**json.loads(case)), answer)
+    if args.table is None:
+        parser.error("the table is missing: the CSV file to write or complete")
+    table = (
+        pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame()
+    )
+    key = ["task", "model", "n", "outputs", "peer"]
+    known = set(table[key].itertuples(index=False, name=None)) if len(table) else set()
+    for case in CASES:
+        if case.task in args.tasks:
+            peers = [p for p in BUILD[case.task] if not args.peers or p in args.peers]
+            found = pd.DataFrame(compare(case, peers, known))
+            table = pd.concat([table, found], ignore_index=True)
+            table.to_csv(args.table, index=False, float_format="%.4g")
+
+
+if __name__ == "__main__":
+    main()
