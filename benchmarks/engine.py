@@ -25,7 +25,7 @@ import psutil
 from peers import BUILD, measured
 from problems import CASES, Case, operations
 
-THREADS = min(2, os.cpu_count())
+THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
 LIMIT = 200.0  # seconds a process, building and comparing included
 REPEATS, ENOUGH = 5, 60.0  # calls; fewer where they have taken so many seconds
 KEPT = 200_000  # entries of an answer that are compared

@@ -270,7 +270,7 @@ def nngeometry_kernel(case):
         generator = TorchHooksJacobianBackend(
             model=module, layer_collection=layers, function=lambda *d: module(d[0])
         )
-        full = FMatDense(generator, examples=loader).get_dense_tensor().detach()  # (c, n, c, m)
+        full = FMatDense(generator, examples=loader).data.detach()  # (c, n, c, m)
         return full.permute(1, 3, 0, 2)
 
     return kernel

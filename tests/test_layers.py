@@ -16,7 +16,7 @@ LAYERS = (
     ("datasets", "models", "kernels", "lanczos"),
     ("jacobian", "structure", "ntk", "stream", "linearised", "curvature", "reversible"),
     ("train", "optimise", "probes"),
-    ("figures", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
+    ("figures", "speed", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),
 )
 RANK = {name: rank for rank, name in enumerate(name for layer in LAYERS for name in layer)}

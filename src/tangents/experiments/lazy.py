@@ -258,7 +258,10 @@ PRESETS = {
         dict(part="frozen", dataset="digits", n=60, n_test=200, depth=2, width=8, scaled_alpha=0.1,
              frozen=2),
     ],
-    "book": [
+    "book": [  # the longest stacks first, so that no worker waits for another at the end
+        dict(n=300, width=4, scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
+        dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
+        dict(dynamics="momentum", implicit=False, max_steps=100_000, **(MILD | FEATURE)),
         dict(part="phase", width=[32, 64, 128], scaled_alpha=FEATURE_TO_LAZY, seed=SEEDS,
              keep_output=True),
         dict(part="frozen", width=64, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=5),
@@ -273,9 +276,6 @@ PRESETS = {
         dict(part="residual", width=[16, 32, 64, 128, 256], scaled_alpha=[1e3, 1e4, 1e5], seed=MANY,
              **SMALL),
         dict(width=[64, 128], scaled_alpha=[2e2, 6e2, 2e3, 6e3, 2e4], seed=FRESH, **RELU, **SMALL),
-        dict(n=300, width=4, scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
-        dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
-        dict(dynamics="momentum", implicit=False, max_steps=100_000, **(MILD | FEATURE)),
     ],
     "paper": [
         dict(part="velocity", width=[2**k for k in range(7, 13)], max_steps=0, n=200, n_test=200,

@@ -1,0 +1,171 @@
+"""Figures and tables of the chapter on speed, from the rows that benchmarks/engine.py writes."""
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tangents.figures import MARKERS, PALETTE, panels
+from tangents.results import results_root
+
+OURS = "tangents"
+KEY = ["task", "model", "n", "outputs"]
+TASKS = {
+    "kernel": "kernel",
+    "step": "Gauss–Newton step",
+    "linearised": "step of the linearised model",
+    "phase": "1000 steps of the linearised model",
+    "stack": "64 networks, 200 steps",
+    "closed": "kernel of infinite width",
+}
+# What this package aims at: times the fastest peer, as stated before the measurements.
+AIMS = {
+    ("kernel", "full"): 4.0,
+    ("kernel", "trace"): 2.0,
+    ("kernel", "one output"): 1.3,
+    ("kernel", "cnn"): 2.5,
+    ("step", ""): 2.0,
+    ("phase", ""): 100.0,
+    ("stack", ""): 1.5,
+    ("closed", ""): 4.0,
+}
+
+
+def load(table: str) -> pd.DataFrame:
+    """Rows of a measurement, with the name of each problem in words."""
+    frame = pd.read_csv(results_root() / table)
+    frame["outputs"] = frame["outputs"].fillna("")
+    frame["problem"] = [_words(row) for row in frame.itertuples()]
+    return frame
+
+
+def _words(row) -> str:
+    outputs = {"full": "all outputs", "trace": "trace"}.get(row.outputs, "")
+    outputs = "" if "one output" in row.model else outputs
+    parts = [TASKS[row.task], row.model, outputs, f"n = {row.n}"]
+    return ", ".join(part for part in parts if part)
+
+
+def _aim(row) -> float:
+    kind = row["outputs"] if row["task"] == "kernel" else ""
+    kind = "one output" if "one output" in row["model"] else kind
+    kind = "cnn" if row["model"].startswith("cnn") else kind
+    return AIMS.get((row["task"], kind), np.nan)
+
+
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem: our time and memory, the fastest peer's, and how many times faster."""
+    peers = frame[frame["peer"] != "one step of the network"].dropna(subset=["seconds"])
+    rows = []
+    for _, group in peers.groupby(KEY, sort=False):
+        ours, others = group[group["peer"] == OURS], group[group["peer"] != OURS]
+        if len(ours) and len(others):
+            mine, best = ours.iloc[0], others.loc[others["seconds"].idxmin()]
+            leanest = others.loc[others["mb"].idxmin()]
+            rows.append({
+                "problem": mine["problem"], "task": mine["task"], "seconds": mine["seconds"],
+                "peer": best["peer"], "peer seconds": best["seconds"],
+                "ratio": best["seconds"] / mine["seconds"], "aim": _aim(mine), "mb": mine["mb"],
+                "leanest": leanest["peer"], "least mb": leanest["mb"],
+                "share of peak": mine["share of peak"], "deviation": others["deviation"].max(),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _colours(frame: pd.DataFrame) -> dict[str, int]:
+    return {peer: place for place, peer in enumerate(dict.fromkeys(frame["peer"]))}
+
+
+def against_size(frame: pd.DataFrame) -> Figure:
+    """Time and memory of the kernel of a fully connected network against the number of inputs."""
+    fig, axes = panels(2, rows=2)
+    places = _colours(frame)
+    kernels = frame[(frame["task"] == "kernel") & (frame["model"] == "mlp")]
+    for column, outputs in enumerate(("full", "trace")):
+        some = kernels[kernels["outputs"] == outputs].dropna(subset=["seconds"])
+        for row, (name, label) in enumerate((("seconds", "time (s)"), ("mb", "memory (MB)"))):
+            ax = axes[2 * row + column]
+            ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel=label)
+            sizes = sorted(some["n"].unique())
+            ax.set_xticks(sizes, [str(n) for n in sizes])
+            ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+            for peer, group in some.groupby("peer", sort=False):
+                place = places[peer]
+                style = dict(color=PALETTE[place % 10], marker=MARKERS[place % len(MARKERS)])
+                width = 2.2 if peer == OURS else 1.3
+                ax.plot(group["n"], group[name].clip(lower=1e-3), label=peer, lw=width, **style)
+        axes[column].legend(title={"full": "all outputs", "trace": "trace"}[outputs])
+    return fig
+
+
+def advantage(frame: pd.DataFrame) -> Figure:
+    """How many times longer each peer takes, problem by problem, and what was aimed at."""
+    places, table = _colours(frame), ratios(frame)
+    fig, (ax,) = panels(1, height=0.36 * len(table) + 1.2)
+    fig.set_figwidth(8.0)
+    ax.set(xscale="log", xlabel="time of a peer / time of tangents")
+    shown = set()
+    for y, name in enumerate(table["problem"]):
+        group = frame[(frame["problem"] == name)].dropna(subset=["seconds"])
+        mine = group.loc[group["peer"] == OURS, "seconds"].iloc[0]
+        for row in group.itertuples():
+            if row.peer in (OURS, "one step of the network"):
+                continue
+            place = places[row.peer]
+            label = None if row.peer in shown else row.peer
+            shown.add(row.peer)
+            ax.plot(row.seconds / mine, y, MARKERS[place % len(MARKERS)],
+                    color=PALETTE[place % 10], label=label)  # fmt: skip
+    aims = table.reset_index()
+    ax.plot(aims["aim"], aims.index, "|", color="0.2", ms=13, mew=2, label="aim")
+    ax.axvline(1, color="0.4", lw=1, ls=":")
+    ax.set_yticks(range(len(table)), table["problem"], fontsize=9)
+    ax.invert_yaxis()
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def peak_share(frame: pd.DataFrame) -> Figure:
+    """Operations a second over those of a large matrix product, against the operations."""
+    fig, (ax,) = panels(1, height=4.2)
+    fig.set_figwidth(7.0)
+    ax.set(xscale="log", yscale="log", xlabel="operations needed (GFLOP)",
+           ylabel="share of the matrix-product peak")  # fmt: skip
+    kernels = frame[frame["task"] == "kernel"].dropna(subset=["seconds"])
+    places = _colours(frame)
+    for peer, group in kernels.groupby("peer", sort=False):
+        place = places[peer]
+        size = 8 if peer == OURS else 5
+        ax.plot(group["gflop"], group["share of peak"], MARKERS[place % len(MARKERS)],
+                color=PALETTE[place % 10], ms=size, label=peer)  # fmt: skip
+    ax.axhline(1, color="0.4", lw=1, ls=":")
+    ax.axhline(0.65, color="0.4", lw=1, ls="--")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def table(frame: pd.DataFrame) -> str:
+    """`ratios` as an HTML table; an aim that was missed is marked."""
+    names = ("Problem", "Here", "Fastest peer", "Faster", "Aim", "Memory here", "Leanest peer")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = []
+    for row in ratios(frame).to_dict("records"):
+        met = np.isnan(row["aim"]) or row["ratio"] >= row["aim"]
+        aim = "" if np.isnan(row["aim"]) else f"{row['aim']:g}"
+        verdict = aim and f'{aim} <span class="verdict {"supported" if met else "contradicted"}">'
+        verdict = verdict and f"{verdict}{'met' if met else 'missed'}</span>"
+        cells = (
+            escape(row["problem"]), f"{row['seconds']:.3g} s",
+            f"{row['peer seconds']:.3g} s<small>{escape(row['peer'])}</small>",
+            f"{row['ratio']:.2g} ×", verdict, f"{row['mb']:.0f} MB",
+            f"{row['least mb']:.0f} MB<small>{escape(row['leanest'])}</small>",
+        )  # fmt: skip
+        labelled = zip(names, cells, strict=True)
+        body.append(
+            "<tr>" + "".join(f'<td data-label="{n}">{c}</td>' for n, c in labelled) + "</tr>"
+        )
+    return (
+        f'<table class="dataframe ledger"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
