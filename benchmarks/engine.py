@@ -6,7 +6,7 @@
 Each peer solves each problem in a process of its own, in single precision, on THREADS threads, with
 the same weights and inputs. Answers are compared before times. A time is the median of at least
 five calls after one for warm-up; memory is what the process holds at its peak during the calls
-beyond what it held before. Rows that the file has already are kept: remove it to begin anew.
+beyond what it held before. Problems that the file holds already are not measured again.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from peers import BUILD, measured
 from problems import CASES, Case, operations
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
-LIMIT = 200.0  # seconds a process, building and comparing included
-REPEATS, ENOUGH = 5, 60.0  # calls; fewer where they have taken so many seconds
+LIMIT = 40.0  # seconds a process, building and comparing included
+REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
 KEPT = 200_000  # entries of an answer that are compared
 
 
@@ -124,14 +124,25 @@ def matrix_product_peak() -> float:
     return 2 * 4096**3 / statistics.median(times[1:])
 
 
-def compare(case: Case, peers: list[str], known: set) -> list[dict]:
+def hopeless(case: Case, peer: str, table: pd.DataFrame) -> str:
+    """Where a smaller problem of this kind was too much for the peer, what it says."""
+    if not len(table):
+        return ""
+    same = table["peer"].eq(peer) & table["seconds"].isna() & table["n"].lt(case.n)
+    for name in ("task", "model", "outputs"):
+        same &= table[name].eq(getattr(case, name))
+    return f"not tried: failed at n = {table.loc[same, 'n'].iloc[0]}" if same.any() else ""
+
+
+def compare(case: Case, peers: list[str], table: pd.DataFrame) -> list[dict]:
     """One row a peer; deviations are from the first that answers, in units of its largest entry."""
     peak, truth, rows = matrix_product_peak(), None, []
     with tempfile.TemporaryDirectory() as folder:
         for peer in peers:
-            if (*case.fields.values(), peer) in known or not measured(case, peer):
+            if not measured(case, peer):
                 continue
-            found = measure(peer, case, folder)
+            note = hopeless(case, peer, table)
+            found = {"note": note} if note else measure(peer, case, folder)
             answer = found.pop("answer", None)
             comparable = peer != "one step of the network" and answer is not None
             truth = answer if truth is None and comparable else truth
@@ -149,7 +160,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--tasks", nargs="+", choices=BUILD, default=list(BUILD))
-    parser.add_argument("--peers", nargs="+", help="only these")
     parser.add_argument("table", nargs="?", type=Path, help="the CSV file to write or complete")
     args = parser.parse_args()
     if args.child:
@@ -157,16 +167,14 @@ def main() -> None:
         return child(peer, Case(**json.loads(case)), answer)
     if args.table is None:
         parser.error("the table is missing: the CSV file to write or complete")
-    table = (
-        pd.read_csv(args.table, keep_default_na=False) if args.table.exists() else pd.DataFrame()
-    )
-    key = ["task", "model", "n", "outputs", "peer"]
-    known = set(table[key].itertuples(index=False, name=None)) if len(table) else set()
+    table = pd.DataFrame()
+    if args.table.exists():
+        table = pd.read_csv(args.table).fillna({"outputs": ""})
     for case in CASES:
-        if case.task in args.tasks:
-            peers = [p for p in BUILD[case.task] if not args.peers or p in args.peers]
-            found = pd.DataFrame(compare(case, peers, known))
-            table = pd.concat([table, found], ignore_index=True)
+        same = len(table) and table[list(case.fields)].eq(list(case.fields.values()))
+        if case.task in args.tasks and not (len(table) and same.all(axis=1).any()):
+            rows = compare(case, list(BUILD[case.task]), table)
+            table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
             table.to_csv(args.table, index=False, float_format="%.4g")
 
 

@@ -8,7 +8,19 @@ from collections import deque
 from itertools import pairwise
 
 import numpy as np
-from problems import CNNS, MLPS, PHASE, RATE, STACK, STEPS, Case, inputs, targets, weights
+from problems import (
+    CNNS,
+    MLPS,
+    PHASE,
+    PHASE_RATE,
+    RATE,
+    STACK,
+    STEPS,
+    Case,
+    inputs,
+    targets,
+    weights,
+)
 
 RANK = 128  # of the Krylov space in which PHASE steps are taken at once
 
@@ -87,7 +99,9 @@ def tangents_phase(case):
     def phase():
         t = tangent(module, params, x)
         residual = t.value - y
-        return flat(leap(t, krylov_spectrum(t.gram(), residual, RANK), residual, RATE, PHASE)[0])
+        return flat(
+            leap(t, krylov_spectrum(t.gram(), residual, RANK), residual, PHASE_RATE, PHASE)[0]
+        )
 
     return phase
 
@@ -199,7 +213,7 @@ def func_phase(case):
         for _ in range(PHASE):
             moved = jvp(f, (params,), (shift,))[1]
             gradient = pull(value + moved - y, retain_graph=True)[0]
-            shift = {k: v - RATE * gradient[k] for k, v in shift.items()}
+            shift = {k: v - PHASE_RATE * gradient[k] for k, v in shift.items()}
         return flat(shift)
 
     return phase
@@ -437,7 +451,7 @@ def neural_tangents_step(case):
     return lambda: jax_flat(jax.block_until_ready(step(params, x, y)))
 
 
-def jax_linearised_step(params, x, y):
+def jax_linearised_step(params, x, y, rate):
     import jax
 
     def f(p):
@@ -446,7 +460,7 @@ def jax_linearised_step(params, x, y):
     def step(shift):
         value, moved = jax.jvp(f, (params,), (shift,))
         gradient = jax.vjp(f, params)[1](value + moved - y)[0]
-        return jax.tree.map(lambda v, g: v - RATE * g, shift, gradient)
+        return jax.tree.map(lambda v, g: v - rate * g, shift, gradient)
 
     return step
 
@@ -456,7 +470,7 @@ def jax_linearised(case):
 
     params, x, y = jax_problem(case)
     shift = jax.tree.map(lambda v: 0.01 * v, params)
-    step = jax.jit(lambda p, s: jax_linearised_step(p, x, y)(s))
+    step = jax.jit(lambda p, s: jax_linearised_step(p, x, y, RATE)(s))
     return lambda: jax_flat(jax.block_until_ready(step(params, shift)))
 
 
@@ -468,7 +482,7 @@ def jax_phase(case):
 
     @jax.jit
     def phase(params):
-        step = jax_linearised_step(params, x, y)
+        step = jax_linearised_step(params, x, y, PHASE_RATE)
         zero = jax.tree.map(jnp.zeros_like, params)
         return jax.lax.fori_loop(0, PHASE, lambda _, s: step(s), zero)
 

@@ -44,21 +44,24 @@ class Factor:
         product = (self.scale * other.scale * self.a.flatten(-3, -2)) @ other.a.flatten(-3, -2).mT
         return product.add_(1) if self.bias else product
 
-    def gram(self, other: "Factor", diagonal: bool) -> Tensor:
-        """This factor's share of the kernel: (*s, c n, c m), or (*s, c, n, m) for the diagonal."""
+    def add_gram(self, other: "Factor", diagonal: bool, total: Tensor) -> None:
+        """Adds this factor's share of the kernel to (*s, 1, c, n, c, m), of the diagonal over
+        outputs to (*s, c, 1, n, 1, m)."""
         left, right, inputs = self.b, other.b, self.inputs(other)
-        if diagonal:
-            left, right = left.unsqueeze(-4), right.unsqueeze(-4)
-        *lead, r, n, q, _ = left.shape
+        axis = -4 if diagonal else -5
+        left, right = left.unsqueeze(axis), right.unsqueeze(axis)
+        n, q, _ = left.shape[-3:]
         m, p = right.shape[-3:-1]
-        found = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
+        product = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
         if inputs is not None:
-            inputs = inputs.unsqueeze(-2).unsqueeze(-4)
-            inputs = inputs.unsqueeze(-5) if diagonal else inputs
-            found.view(*lead, r, n * q, r, m * p).mul_(inputs)
-        if q * p > 1:
-            found = found.view(*lead, r * n, q, r * m, p).sum((-3, -1))
-        return found
+            inputs = inputs.unsqueeze(-2).unsqueeze(-4).unsqueeze(-5)
+        if q * p == 1:
+            product = product.view_as(total)
+            total.add_(product) if inputs is None else total.addcmul_(product, inputs)
+            return
+        product = product.view(*total.shape[:-3], n * q, total.shape[-2], m * p)
+        product = product.mul_(inputs).unflatten(-1, (m, p)).unflatten(-4, (n, q))
+        total.add_(product.sum((-4, -1)))
 
     def joined(self) -> "Factor":
         """The outputs as further units of one output: the kernel of it is the trace over them."""
@@ -107,7 +110,7 @@ class Tangent:
         *s, n, c = self.value.shape
         m, g, r = right.value.shape[-2], c if diagonal else 1, 1 if diagonal else c
         if max(n, m) * r <= TILE:
-            found = self._tile(right, diagonal).view(*s, g, r, n, r, m)
+            found = self._tile(right, diagonal)
         else:
             found = self.value.new_empty(*s, g, r, n, r, m)
             size = max(1, TILE // r)
@@ -115,8 +118,7 @@ class Tangent:
             for k, i in enumerate(blocks(n, size)):
                 block = self.rows(i) if other else columns[k][1]
                 for j, column in columns if other else columns[: k + 1]:
-                    shape = *s, g, r, i.stop - i.start, r, j.stop - j.start
-                    tile = block._tile(column, diagonal).view(shape)
+                    tile = block._tile(column, diagonal)
                     found[..., i, :, j] = tile
                     if not other and j != i:
                         found[..., j, :, i] = tile.movedim((-2, -1), (-4, -3))
@@ -129,12 +131,14 @@ class Tangent:
         return Tangent(self.value[..., :1], tuple(f.joined() for f in self.factors))
 
     def _tile(self, other: "Tangent", diagonal: bool) -> Tensor:
-        pairs = zip(self.factors, other.factors, strict=True)
-        first, second = next(pairs)
-        found = first.gram(second, diagonal)
-        for one, two in pairs:
-            found += one.gram(two, diagonal)
-        return found
+        """(*s, g, r, n, r, m): all outputs with all (g = 1), or each with itself (r = 1)."""
+        *s, n, c = self.value.shape
+        m = other.value.shape[-2]
+        g, r = (c, 1) if diagonal else (1, c)
+        total = self.value.new_zeros(*s, g, r, n, r, m)
+        for one, two in zip(self.factors, other.factors, strict=True):
+            one.add_gram(two, diagonal, total)
+        return total
 
     def diagonal(self) -> Float[Tensor, "*s n c"]:
         """|J_ik|^2 for each row."""
