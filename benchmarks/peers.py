@@ -22,7 +22,7 @@ from problems import (
     weights,
 )
 
-RANK = 128  # of the Krylov space in which PHASE steps are taken at once
+RANK = 48  # of the Krylov space in which PHASE steps are taken at once
 
 # ---- torch
 
@@ -72,7 +72,7 @@ def tangents_step(case):
     from tangents.ntk import tangent
 
     module, params, x, y = torch_problem(case)
-    return lambda: flat(gauss_newton(tangent(module, params, x), y, SQUARED).params)
+    return lambda: flat(gauss_newton(tangent(module, params, x), y, SQUARED, dense=False).params)
 
 
 def tangents_linearised(case):
