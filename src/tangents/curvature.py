@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, jvp, vmap
 from tangents.functional import Params
 from tangents.jacobian import Tangent
 from tangents.lanczos import Operator, eigenpairs
-from tangents.linearised import matrix
+from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import OutputLoss
 
 
@@ -140,8 +140,7 @@ def _cholesky(A: Tangent, damping: float):
     root = _factor(kernel)
 
     def solve(u: Tensor) -> Tensor:
-        solved = torch.cholesky_solve(u.mT.flatten(-2).unsqueeze(-1), root).squeeze(-1)
-        return solved.unflatten(-1, (c, -1)).mT
+        return uncolumn(torch.cholesky_solve(column(u).unsqueeze(-1), root).squeeze(-1), c)
 
     return solve
 

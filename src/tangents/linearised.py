@@ -30,12 +30,11 @@ class Spectrum(NamedTuple):
 
     def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s m"]:
         """Q^T u."""
-        return (self.vectors.mT @ u.mT.flatten(-2).unsqueeze(-1)).squeeze(-1)
+        return (self.vectors.mT @ column(u).unsqueeze(-1)).squeeze(-1)
 
     def out(self, modes: Float[Tensor, "*s m"], c: int) -> Float[Tensor, "*s n c"]:
         """Q modes."""
-        u = (self.vectors @ modes.unsqueeze(-1)).squeeze(-1)
-        return u.unflatten(-1, (c, -1)).mT
+        return uncolumn((self.vectors @ modes.unsqueeze(-1)).squeeze(-1), c)
 
 
 def spectrum(kernel: Float[Tensor, "*s n n c c"]) -> Spectrum:
@@ -53,7 +52,7 @@ def krylov_spectrum(
     checks the result. Source: Saad (1992), section 2, for functions of a matrix times a vector.
     """
     theta = matrix(kernel)
-    found = lanczos(lambda v: (theta @ v.unsqueeze(-1)).squeeze(-1), residual.mT.flatten(-2), rank)
+    found = lanczos(lambda v: (theta @ v.unsqueeze(-1)).squeeze(-1), column(residual), rank)
     values, vectors = torch.linalg.eigh(found.matrix)
     rest = found.rest.unsqueeze(-1) * vectors[..., -1, :]
     return Spectrum(values.clamp(min=0), found.basis.mT @ vectors, rest)
@@ -62,6 +61,16 @@ def krylov_spectrum(
 def matrix(kernel: Float[Tensor, "*s n m c c"]) -> Float[Tensor, "*s cn cm"]:
     """The full kernel as a matrix, output by output: row k n + i is output k of example i."""
     return kernel.movedim((-2, -1), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
+
+
+def column(u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s cn"]:
+    """Outputs in the order of the rows of `matrix`."""
+    return u.mT.flatten(-2)
+
+
+def uncolumn(v: Float[Tensor, "*s cn"], c: int) -> Float[Tensor, "*s n c"]:
+    """The inverse of `column`."""
+    return v.unflatten(-1, (c, -1)).mT
 
 
 def leap(
@@ -198,8 +207,8 @@ def descend_outputs(
     while True:
         yield coefficients, outputs
         coefficients = coefficients + rate * loss.gradient(outputs, y)
-        moved = (theta @ coefficients.mT.flatten(-2).unsqueeze(-1)).squeeze(-1)
-        outputs = f - moved.unflatten(-1, (c, -1)).mT
+        moved = (theta @ column(coefficients).unsqueeze(-1)).squeeze(-1)
+        outputs = f - uncolumn(moved, c)
 
 
 def _require(condition: bool, message: str) -> None:

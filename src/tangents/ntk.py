@@ -194,11 +194,12 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         got = Tangent(value, tuple(factors)).backward(u)
         return {k for k in got if _near(got[k], want[k])}
 
-    agreeing = right(*structured(module, params, x, frozenset(candidates(module))))
+    known = frozenset(candidates(module))
+    agreeing = right(*structured(module, params, x, known))
     trusted = frozenset(
         name
         for name, layer in owners(module).items()
-        if name in candidates(module)
+        if name in known
         and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
     )
     plan = Plan(trusted)
