@@ -81,10 +81,9 @@ class Factor:
         size = torch.linalg.vecdot(self.a, self.a).squeeze(-1) * self.scale**2
         return each * (size + (self.bias is not None)).unsqueeze(-2)
 
-    def rows(self) -> "Factor":
-        """The weight's columns formed, as a factor of one position and without inputs."""
-        outer = (self.b.mT @ self.a.unsqueeze(-4)).mul_(self.scale)
-        return replace(self, bias=None, scale=1.0, a=None, b=outer.flatten(-2).unsqueeze(-2))
+    def rows(self) -> Tensor:
+        """The weight's columns formed, (*s, c, n, o i)."""
+        return (self.b.mT @ self.a.unsqueeze(-4)).mul_(self.scale).flatten(-2)
 
 
 @dataclass(frozen=True)

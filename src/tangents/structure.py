@@ -14,10 +14,11 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional as F
 
 from tangents.functional import Params, select
-from tangents.jacobian import Factor, Tangent, stack_tangents
+from tangents.jacobian import Factor, Tangent, blocks, stack_tangents
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
+CACHE = 2**20  # bytes that a core keeps at hand
 
 
 def owners(module: nn.Module) -> dict[str, nn.Module]:
@@ -95,7 +96,7 @@ def _factors(name, layer, n, inputs, signals, axis) -> list[Factor]:
     """The factors of one layer from its calls: inputs (*s, n, ...), signals (*s, c, n, ...)."""
     weight, bias = qualified(name, "weight"), qualified(name, "bias")
     bias = bias if getattr(layer, "bias", None) is not None else None
-    shape, scale = tuple(layer.weight.shape), getattr(layer, "scale", 1.0)
+    shape, scale = layer.weight.shape, getattr(layer, "scale", 1.0)
     if isinstance(layer, _NORMS):
         return _norm_factors(layer, weight, bias, shape, inputs, signals)
     if isinstance(layer, nn.Embedding):
@@ -113,18 +114,51 @@ def _factors(name, layer, n, inputs, signals, axis) -> list[Factor]:
     else:
         if layer.groups > 1:
             return _grouped_convolution(layer, weight, bias, shape, scale, inputs, signals, axis)
+        positions = sum(z.shape[axis + 3 :].numel() for z in signals)
+        if not _factored(positions, shape[0], shape[1:].numel()):
+            rows = sum(
+                _convolution_rows(layer, x, z, axis) for x, z in zip(inputs, signals, strict=True)
+            )
+            shifts = sum(z.flatten(axis + 3).sum(-1) for z in signals) if bias else None
+            return _formed(weight, bias, shape, rows.mul_(scale), shifts)
         a = [_patches(layer, v).mT for v in inputs]
         a = [v.expand(*z.shape[:axis], *v.shape[-3:]) for v, z in zip(a, signals, strict=True)]
         b = [z.flatten(axis + 3).mT for z in signals]
     a, b = (v[0] if len(v) == 1 else torch.cat(v, -2) for v in (a, b))
     factor = Factor(weight, bias, shape, scale, a, b)
-    q, o, i = b.shape[-2], b.shape[-1], a.shape[-1]
-    if q == 1 or q * q * (o + i) < o * i:
+    if _factored(b.shape[-2], b.shape[-1], a.shape[-1]):
         return [factor]
-    formed = [factor.rows()]
+    return _formed(weight, bias, shape, factor.rows(), b.sum(-2) if bias else None)
+
+
+def _factored(q: int, o: int, i: int) -> bool:
+    """Whether q positions cost fewer operations as they are than summed into an (o, i) row."""
+    return q == 1 or q * q * (o + i) < o * i
+
+
+def _formed(weight, bias, shape, rows: Tensor, shifts: Tensor | None) -> list[Factor]:
+    """The factors of a weight and a bias whose rows (*s, c, n, p) are at hand."""
+    found = [Factor(weight, None, shape, 1.0, None, rows.unsqueeze(-2))]
     if bias:
-        formed.append(Factor(bias, None, (o,), 1.0, None, b.sum(-2, keepdim=True)))
-    return formed
+        found.append(Factor(bias, None, shape[:1], 1.0, None, shifts.unsqueeze(-2)))
+    return found
+
+
+def _convolution_rows(layer: nn.Module, x: Tensor, z: Tensor, axis: int) -> Tensor:
+    """sum_q z_q a_q^T over positions, (*s, c, n, o i k k), from inputs x and signals z.
+
+    The patches a outweigh the inputs many times: they are made for so few examples at a time that
+    they stay in the cache.
+    """
+    z = z.flatten(axis + 3)
+    *lead, o, q = z.shape
+    rows = z.new_empty(*lead, layer.weight[0].numel() * o)
+    first = x.dim() - layer.weight.dim()  # the axis of the examples in x
+    each = x.shape[:first].numel() * layer.weight[0].numel() * q * x.element_size()
+    for i in blocks(lead[-1], max(1, CACHE // each)):
+        a = _patches(layer, x[(slice(None),) * first + (i,)]).unsqueeze(-4).mT
+        rows[..., i, :] = (z[..., i, :, :] @ a).flatten(-2)
+    return rows
 
 
 def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -147,10 +181,7 @@ def _grouped_convolution(layer, weight, bias, shape, scale, inputs, signals, axi
         b = z.flatten(axis + 3).unflatten(-2, (g, -1))  # (*s, c, n, g, o, q)
         rows = rows + (b @ a.mT.unsqueeze(axis)).flatten(-3)
         shifts = shifts + b.sum(-1).flatten(-2)
-    found = [Factor(weight, None, shape, 1.0, None, (scale * rows).unsqueeze(-2))]
-    if bias:
-        found.append(Factor(bias, None, shape[:1], 1.0, None, shifts.unsqueeze(-2)))
-    return found
+    return _formed(weight, bias, shape, scale * rows, shifts)
 
 
 def _norm_factors(layer, weight, bias, shape, inputs, signals) -> list[Factor]:
@@ -201,7 +232,7 @@ def general(
         each = [_one_by_one(one, some, xi) for xi in x]
         rows = {k: torch.stack([r[k] for r in each]) for k in names}
     signals = {k: v.detach().flatten(2).transpose(0, 1).unsqueeze(-2) for k, v in rows.items()}
-    return [Factor(k, None, tuple(some[k].shape), 1.0, None, b) for k, b in signals.items()]
+    return [Factor(k, None, some[k].shape, 1.0, None, b) for k, b in signals.items()]
 
 
 def _one_by_one(one, some: Params, xi: Tensor) -> Params:
