@@ -96,6 +96,13 @@ CASES = (
         models.ConvNet(2, 2, c=2, activation="softplus", bias=False),
         (2, 20, 19),
     ),
+    Case("residual network, depth 3, 2 outputs", models.ResNet(3, 4, 3, c=2), (3,)),
+    Case(
+        "bottleneck, tanh head",
+        models.Headed(models.MLP(3, 5, 3, activation="tanh", bias=False, bottleneck=2), "tanh"),
+        (3,),
+    ),
+    Case("softmax head", models.Headed(models.MLP(3, 4, 1, c=2), "softmax"), (3,)),
     Case("one linear layer", models.Linear(3, 2), (3,)),
     Case(
         "strided and dilated convolution",

@@ -8,17 +8,19 @@ from torch.func import functional_call, hessian
 
 from tangents import models
 from tangents.curvature import (
+    compressed_hessian,
     gauss_newton,
     gauss_newton_product,
     output_hessian,
     output_hessian_norm,
+    output_hessian_top,
 )
 from tangents.functional import linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
 from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.ntk import ntk, tangent
-from tests.cases import all_close, close, flat, like, normal
+from tests.cases import STACKS, all_close, close, flat, like, name, normal
 
 N, C = 4, 3
 NET = models.MLP(3, 12, 2, c=C, activation="tanh")
@@ -78,6 +80,21 @@ def test_lanczos_makes_the_matrix_tridiagonal():
     close(krylov.basis @ A @ krylov.basis.mT, krylov.matrix)
     close(torch.linalg.eigvalsh(krylov.matrix), torch.linalg.eigvalsh(A))
     assert krylov.matrix.tril(-2).abs().max() == 0
+
+
+@pytest.mark.parametrize("A", [symmetric(2, 9), torch.eye(9).double().expand(2, 9, 9)])
+def test_lanczos_goes_on_where_it_stopped(A):
+    def product(v):
+        return (A @ v[..., None])[..., 0]
+
+    start = normal(2, 9, seed=1)
+    begun = lanczos(product, start, 4)
+    assert (begun.basis @ begun.following[..., None]).abs().max() < 1e-13
+    whole = lanczos(product, start, 9, begun)
+    assert torch.equal(whole.basis[:, :4], begun.basis)
+    close(whole.basis @ whole.basis.mT, torch.eye(9).double().expand(2, 9, 9))
+    close(whole.basis @ A @ whole.basis.mT, whole.matrix)
+    close(torch.linalg.eigvalsh(whole.matrix), torch.linalg.eigvalsh(A))
 
 
 def test_lanczos_finds_multiple_eigenvalues():
@@ -151,6 +168,38 @@ def test_output_hessian_is_that_of_autodiff():
     both = output_hessian_norm(NET, STACK, X, 1)
     close(both[0], want, times=1e-5, order=0)
     close(both[1], output_hessian_norm(NET, select(STACK, 1), X, 1), times=1e-5, order=0)
+
+
+VECTORS = [case for case in STACKS if not any("onv" in word for word in case.name.split())]
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=name)
+def test_the_compressed_hessian_is_the_hessian_where_it_is_not_zero(case):
+    params, x = case.stack(0, 1), case.x(3)
+    H = output_hessian(case.module, params, x)
+    small = compressed_hessian(case.module, params, x)
+    u, v = normal(2, 3, small.size), normal(2, 3, small.size, seed=1)
+    lifted = small.lift(v)
+    close((u * small.operator(v)).sum(-1), (small.lift(u) * H(lifted)).sum(-1))
+    p = lifted.shape[-1]
+    dense = torch.stack([H(e.expand(2, 3, p).contiguous()) for e in torch.eye(p).double()], -1)
+    want = torch.linalg.matrix_norm(dense, 2)
+    if want.max() == 0:  # one linear layer
+        close(small.operator(v), torch.zeros_like(v) + 0, times=0)
+        return
+    values, vectors = output_hessian_top(case.module, params, x, tolerance=1e-6)
+    close(values.abs(), want, times=1e-9, order=0)
+    close(vectors.norm(dim=-1)[want > 0], torch.ones(2, 3).double()[want > 0])
+    close(H(vectors), values[..., None] * vectors, times=1e-5, order=0)
+
+
+def test_other_layers_keep_their_whole_hessian():
+    case = next(case for case in STACKS if case.name == "convnet")
+    params = case.stack(0)
+    assert compressed_hessian(case.module, params, case.x(1)) is None
+    values, vectors = output_hessian_top(case.module, params, case.x(1), tolerance=1e-5)
+    H = output_hessian(case.module, params, case.x(1))
+    close(H(vectors), values[..., None] * vectors, times=1e-3, order=0)
 
 
 @every_loss

@@ -25,7 +25,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from tangents import datasets, sources
-from tangents.datasets import DATASETS, DataError, Task, fetch, load, parity, status
+from tangents.datasets import DATASETS, DataError, Task, fetch, load, pair, parity, status
 
 NAMES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 NAMES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
@@ -503,6 +503,40 @@ def test_impossible_requests_are_refused(request_, complaint):
     with pytest.raises(DataError) as error:
         parity(**{"name": "digits", "n": 10, "n_test": 10} | request_)
     assert str(error.value).startswith(complaint) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [(0, 1), (7, 3)])
+def test_a_pair_is_two_classes_in_turn(classes):
+    images, labels = load("digits")
+    both = images[np.isin(labels, classes)].reshape(-1, 64) / 16
+    task = pair("digits", 40, 20, classes, seed=1)
+    assert task.x.shape == (40, 64) and task.x_test.shape == (20, 64)
+    assert task.y.tolist() == [-1, 1] * 20 and task.y_test.tolist() == [-1, 1] * 10
+    ours = torch.cat([task.x, task.x_test]).numpy()
+    for sign, k in zip((-1, 1), classes, strict=True):
+        of_class = images[labels == k].reshape(-1, 64) / 16 - both.mean(0)
+        of_class *= 8 / np.linalg.norm(of_class, axis=1, keepdims=True)
+        mine = ours[torch.cat([task.y, task.y_test]).numpy() == sign]
+        nearest = np.abs(mine[:, None] - of_class).max(2)
+        assert nearest.min(1).max() < 1e-12 and len(set(nearest.argmin(1))) == 30
+    image = pair("digits", 40, classes=classes, seed=1, flat=False)
+    assert image.x.shape == (40, 1, 8, 8) and torch.equal(image.x.flatten(1), task.x)
+    assert not torch.equal(pair("digits", 40, 20, classes, seed=2).x, task.x)
+
+
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        ({"classes": (1, 1)}, "classes=(1, 1): accepted are two different ones of [0, 1, 2"),
+        ({"classes": (1, 10)}, "classes=(1, 10): accepted are"),
+        ({"n": 0}, "n=0, n_test=0: digits has 356 balanced examples of two"),
+        ({"n": 300, "n_test": 57}, "n=300, n_test=57: digits has"),
+    ],
+)
+def test_impossible_pairs_are_refused(request_, complaint):
+    with pytest.raises(DataError) as error:
+        pair(**{"name": "digits", "n": 10} | request_)
+    assert str(error.value).startswith(complaint)
 
 
 @needs("mnist")

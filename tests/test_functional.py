@@ -24,6 +24,15 @@ def test_reductions_stay_within_each_network(b, seed):
 
 
 @given(b=SIZES, seed=SEEDS)
+def test_rows_of_parameters_and_back(b, seed):
+    x = tensors(b, seed)
+    rows = functional.flatten(x)
+    assert torch.equal(rows, flat(x, 1))
+    back = functional.unflatten(rows, x)
+    assert all(torch.equal(back[k], x[k]) for k in x)
+
+
+@given(b=SIZES, seed=SEEDS)
 def test_axpy_scales_each_network_by_its_own(b, seed):
     x, y, scale = tensors(b, seed), tensors(b, seed + 5), normal(b, seed=seed)
     got = functional.axpy(scale, x, y)

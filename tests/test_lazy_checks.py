@@ -7,6 +7,7 @@ import pytest
 
 from tangents.experiments import lazy_checks as checks
 from tangents.experiments.lazy_claims import CLAIMS
+from tangents.statistics import exponent, finals
 
 SCALES = [10.0**e for e in (-2, -1, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
 
@@ -38,7 +39,7 @@ def test_the_border_of_the_kernel():
 
 def test_an_exponent_within_a_range():
     frame = table(lambda h, s, seed: h * s**-1.7 if s <= 1 else 7.0)
-    check = checks.exponent("kernel_change", "phase", "scaled_alpha", (1.5, 1.9), -1.0,
+    check = exponent("kernel_change", "phase", "scaled_alpha", (1.5, 1.9), -1.0,
                             scaled_alpha=(1e-2, 1.0))  # fmt: skip
     assert check(frame, {}).estimate == pytest.approx(1.7)
 
@@ -46,7 +47,7 @@ def test_an_exponent_within_a_range():
 def test_unconverged_runs_are_left_out():
     frame = table(lambda h, s, seed: 1.0, converged=0.0)
     with pytest.raises(LookupError, match="no converged run"):
-        checks.finals(frame, "phase", "kernel_change")
+        finals(frame, "phase", "kernel_change")
 
 
 def test_the_gap_in_points():

@@ -60,6 +60,52 @@ def test_mlp_is_the_formula(activation, depth, bias):
     close(functional_call(module, params, (x,)), torch.from_numpy(f), order=0.5, times=1)
 
 
+def test_a_bottleneck_is_the_middle_layer():
+    sizes = lambda net: [layer.out_features for layer in net.hidden]  # noqa: E731
+    assert sizes(models.MLP(3, 7, 3, bottleneck=2)) == [7, 2, 7]
+    assert sizes(models.MLP(3, 7, 1, bottleneck=2)) == [2]
+    assert sizes(models.MLP(3, 7, 4, bottleneck=2)) == [7, 2, 7, 7]
+    with pytest.raises(ValueError, match="bottleneck must be at least 0"):
+        models.MLP(3, 7, 3, bottleneck=-1)
+
+
+def test_resnet_is_the_formula():
+    module = models.ResNet(4, 6, 3, c=2, activation="tanh")
+    params = {k: normal(*p.shape, seed=i) for i, (k, p) in enumerate(module.named_parameters())}
+    x = normal(5, 4, seed=99)
+    w = {k: v.numpy() for k, v in params.items()}
+    a = np.tanh(x.numpy() @ w["hidden.0.weight"].T / 2 + w["hidden.0.bias"])
+    for layer in (1, 2):
+        z = a @ w[f"hidden.{layer}.weight"].T / math.sqrt(6) + w[f"hidden.{layer}.bias"]
+        a = a + np.tanh(z)
+    f = a @ w["readout.weight"].T / math.sqrt(6) + w["readout.bias"]
+    close(functional_call(module, params, (x,)), torch.from_numpy(f))
+
+
+HEADS = {
+    "linear": lambda z: z[:, :1],
+    "tanh": lambda z: np.tanh(z[:, :1]),
+    "sigmoid": lambda z: scipy.special.expit(z[:, :1]),
+    "swish": lambda z: z[:, :1] * scipy.special.expit(z[:, :1]),
+    "softmax": lambda z: np.tanh((z[:, 1:] - z[:, :1]) / 2),
+}
+
+
+@pytest.mark.parametrize("head", models.HEADS)
+def test_heads_are_their_formulas(head):
+    net = models.MLP(3, 4, 1, c=2 if head == "softmax" else 1)
+    module = models.Headed(net, head)
+    params, x = models.initialise(module, 0), normal(5, 3)
+    inside = {k.removeprefix("net."): v for k, v in params.items()}
+    z = functional_call(net, inside, (x,)).numpy()
+    close(functional_call(module, params, (x,)), torch.from_numpy(HEADS[head](z)))
+
+
+def test_an_unknown_head_is_refused():
+    with pytest.raises(ValueError, match="head 'relu' is unknown; accepted: linear, tanh"):
+        models.Headed(models.MLP(3, 4, 1), "relu")
+
+
 def test_convolution_is_the_sum_over_windows():
     layer = models.Conv2d(2, 3, 3, stride=2, padding=1)
     w, b, x = normal(3, 2, 3, 3), normal(3, seed=1), normal(4, 2, 5, 7, seed=2)

@@ -42,7 +42,8 @@ def preactivations(module, params, x):
         else:
             z = torch.nn.functional.conv2d(x, weight * scale[i], bias, layer.stride, layer.padding)
         out.append(z)
-        x = module.activation(z)
+        residual = isinstance(module, models.ResNet) and i > 0
+        x = module.activation(z) + (x if residual else 0)
     return out
 
 
@@ -62,9 +63,35 @@ def test_preactivation_velocity_is_a_finite_difference(case):
         close(got[i], speed, times=100, order=0.5)
 
 
+@pytest.mark.parametrize("module", [models.MLP(3, 4, 2), models.ResNet(3, 4, 2)])
+def test_unit_gradients_are_those_of_what_follows(module):
+    params, x, h = models.initialise_stack(module, [0, 1]), normal(5, 3), 1e-6
+    got = probes.unit_gradients(module, params, x)
+    assert [g.shape for g in got] == [(2, 5, 4)] * 2
+    close(got[-1], params["readout.weight"].expand(2, 5, 4) / 2)
+    first, second = module.hidden
+    a = module.activation(functional_call(first, _of(params, "hidden.0"), (x,)))
+
+    def rest(a):
+        z = module.activation(functional_call(second, _of(params, "hidden.1"), (a,)))
+        z = z + (a if isinstance(module, models.ResNet) else 0)
+        return functional_call(module.readout, _of(params, "readout"), (z,))[..., 0]
+
+    for unit in range(4):
+        step = h * torch.eye(4).double()[unit]
+        want = (rest(a + step) - rest(a - step)) / (2 * h)
+        close(got[0][..., unit], want, times=100, order=0.5)
+
+
+def _of(params, layer):
+    return {k.rpartition(".")[2]: v for k, v in params.items() if k.startswith(layer)}
+
+
 def test_probes_leave_no_hooks():
     module = models.MLP(3, 4, 2)
     params = models.initialise_stack(module, [0])
     probes.preactivation_velocity(module, params, normal(2, 3), params)
-    assert not any(layer._forward_hooks for layer in module.modules())
+    probes.unit_gradients(module, params, normal(2, 3))
+    for layer in module.modules():
+        assert not layer._forward_hooks and not layer._forward_pre_hooks
     assert functional_call(module, params, (normal(2, 3),)).shape == (1, 2, 1)

@@ -3,6 +3,7 @@
 Losses are sums over examples, L = sum_i l(f_i, y_i): for a mean over n, multiply the damping by n.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from tangents.jacobian import Tangent
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import OutputLoss
+from tangents.ntk import tangent
 
 
 def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0) -> Operator:
@@ -41,28 +43,126 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     return lambda v: each(params, x, v)
 
 
-def output_hessian_norm(
+class Compressed(NamedTuple):
+    """The Hessians of one output on the few directions that matter: see `compressed_hessian`."""
+
+    operator: Operator  # (*s, n, q) to (*s, n, q)
+    size: int  # q
+    lift: Callable[[Tensor], Tensor]  # (*s, n, q) to the vectors (*s, n, p) they stand for
+
+
+def compressed_hessian(
+    module: nn.Module, params: Params, x: Tensor, output: int = 0
+) -> Compressed | None:
+    """The Hessians d^2 f_k(x_i) / dw^2, restricted to a small space that holds their ranges.
+
+    A linear layer that acts on one vector a gives its weight the gradient d a^T, d = df/dz. Along
+    any direction that changes by d' a^T + d a'^T: the Hessian's range lies among the matrices
+    u a^T + d w^T, of out + in numbers instead of out times in. `lift` is an isometry up to its
+    kernel, so the eigenvalues are those of the Hessian, and zeros. None where a parameter belongs
+    to no such layer.
+    """
+    layers = dict(module.named_modules())
+    jacobian = tangent(module, params, x)
+    found, stacked = jacobian.factors, jacobian.value.dim() > 2
+    vectors = (f.a is not None and f.a.is_floating_point() and f.b.shape[-2] == 1 for f in found)
+    if not all(vectors) or {n for f in found for n in (f.weight, f.bias) if n} != set(params):
+        return None
+    owned = [layers[f.weight.rpartition(".")[0]] for f in found]
+    if stacked and not all(hasattr(layer, "scale") for layer in owned):
+        return None  # what takes no stack by itself
+    sides, sizes = [], []
+    for f in found:
+        a, d = f.a[..., 0, :], f.b[..., output, :, 0, :]
+        sides.append(tuple(v / _length(v) for v in (a, d)))
+        sizes += [d.shape[-1], a.shape[-1], d.shape[-1] if f.bias else 0]
+
+    def pieces(v: Tensor) -> Iterator[tuple]:
+        """Each factor's place, its a and d, and of v the u, the w orthogonal to a, and the bias."""
+        parts = iter(v.split(sizes, -1))
+        for i, (a, d) in enumerate(sides):
+            u, w, bias = next(parts), next(parts), next(parts)
+            yield i, a, d, u, w - a * _dot(a, w), bias
+
+    def value(v: Tensor) -> Tensor:
+        def add(i, a, d, u, w, bias):
+            def hook(layer, inputs, z):
+                z = z + found[i].scale * (u * _dot(a, inputs[0]) + d * _dot(w, inputs[0]))
+                return z + bias if found[i].bias else z
+
+            return owned[i].register_forward_hook(hook)
+
+        hooks = [add(*piece) for piece in pieces(v)]
+        try:
+            return functional_call(module, params, (x,))[..., output].sum()
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def lift(v: Tensor) -> Tensor:
+        whole = {}
+        for i, a, d, u, w, bias in pieces(v):
+            rank_two = u.unsqueeze(-1) * a.unsqueeze(-2) + d.unsqueeze(-1) * w.unsqueeze(-2)
+            whole |= {found[i].weight: rank_two, found[i].bias: bias.unsqueeze(-1)}
+        return torch.cat([whole[name].flatten(-2) for name in params], -1)
+
+    with torch.enable_grad():  # the graph of the gradient serves for every product
+        zero = jacobian.value.new_zeros(*jacobian.value.shape[:-1], sum(sizes), requires_grad=True)
+        (slope,) = torch.autograd.grad(value(zero), zero, create_graph=True)
+    constant = not slope.requires_grad  # of a model that is affine in its parameters
+
+    def operator(v: Tensor) -> Tensor:
+        if constant:
+            return torch.zeros_like(v)
+        return torch.autograd.grad(slope, zero, v, retain_graph=True)[0]
+
+    return Compressed(operator, sum(sizes), lift)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
+
+
+def _length(v: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+    return length.clamp(min=torch.finfo(v.dtype).tiny)
+
+
+def output_hessian_top(
     module: nn.Module,
     params: Params,
     x: Tensor,
     output: int = 0,
     tolerance: float = 1e-3,
     max_steps: int = 200,
-) -> Float[Tensor, "*s n"]:
-    """Spectral norm of the Hessian of one output at each input x (n, ...), by Lanczos.
+) -> tuple[Float[Tensor, "*s n"], Float[Tensor, "*s n p"]]:
+    """The eigenvalue of largest magnitude of the Hessian of one output at each input x (n, ...).
 
-    `tolerance` is the residual of the eigenpair over the eigenvalue; the error of the norm itself
-    is of its square. Source: Liu, Zhu & Belkin (2020), section 3.
+    And its unit eigenvector, by Lanczos: `tolerance` is the residual of the eigenpair over the
+    eigenvalue, and the error of the eigenvalue is of its square. ValueError after `max_steps`
+    products. Parameters in the order of `params`, each flattened.
     """
-    p = sum(v.numel() for v in module.parameters())
     first = next(iter(params.values()))
     lead = first.shape[: first.dim() - next(module.parameters()).dim()]
+    small = compressed_hessian(module, params, x, output)
+    size = small.size if small else sum(v.numel() for v in params.values()) // lead.numel()
+    operator = small.operator if small else output_hessian(module, params, x, output)
     generator = Generator(x.device).manual_seed(0)
-    start = torch.randn(p, generator=generator, dtype=first.dtype, device=x.device)
-    operator = output_hessian(module, params, x, output)
-    start = start.expand(*lead, len(x), p)
-    values, _ = eigenpairs(operator, start, 1, True, tolerance, max_steps)
-    return values[..., 0].abs()
+    start = torch.randn(size, generator=generator, dtype=first.dtype, device=x.device)
+    ends = start.expand(*lead, len(x), size)
+    values, vectors = eigenpairs(operator, ends, 1, True, tolerance, max_steps)
+    top = vectors[..., 0, :]
+    return values[..., 0], small.lift(top) if small else top
+
+
+def output_hessian_norm(
+    module: nn.Module, params: Params, x: Tensor, output: int = 0, **options: float | int
+) -> Float[Tensor, "*s n"]:
+    """Spectral norm of the Hessian of one output at each input x (n, ...).
+
+    `options` are those of `output_hessian_top`. Source: Liu, Zhu & Belkin (2020), section 3.
+    """
+    return output_hessian_top(module, params, x, output, **options)[0].abs()
 
 
 def gauss_newton_product(

@@ -1,5 +1,6 @@
-"""Real data sets, verified to the byte, and the parity task of Geiger et al. (arXiv:1906.08034).
+"""Real data sets, verified to the byte, and the two-class tasks made of them.
 
+`parity` is the task of Geiger et al. (arXiv:1906.08034), `pair` tells one class from another.
 `DATASETS` is the table: raw files with their sha256, where they come from, how to read them.
 """
 
@@ -181,7 +182,7 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-# ---- the parity task
+# ---- tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,5 +297,38 @@ def parity(
     elif not flat:
         x = x.reshape(len(x), -1, *images.shape[1:3])
     y = 2.0 * (labels[chosen] % 2) - 1.0
+    x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
+    return Task(x[:n], y[:n], x[n:], y[n:])
+
+
+def pair(
+    name: str,
+    n: int,
+    n_test: int = 0,
+    classes: tuple[int, int] = (0, 1),
+    flat: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Task:
+    """Two classes, y = -1 for the first and +1 for the second, in turn, in an order set by `seed`.
+
+    The mean over all examples of the two is subtracted and each example rescaled to |x|^2 = d, the
+    number of pixels. Returns a Task like that of `parity`; raises DataError for unequal or unknown
+    classes, or if that many examples do not exist.
+    """
+    images, labels = load(name)
+    known = np.unique(labels).tolist()
+    if len(set(classes)) != 2 or not set(classes) <= set(known):
+        raise DataError(f"classes={classes}: accepted are two different ones of {known}")
+    chosen = np.concatenate([np.flatnonzero(labels == k) for k in classes])
+    pixels, labels = _pixels(images[chosen]), labels[chosen]
+    order = _balanced_order(labels * (1 if classes[0] < classes[1] else -1), seed)
+    if n < 1 or n_test < 0 or n + n_test > len(order):
+        raise DataError(f"n={n}, n_test={n_test}: {name} has {len(order)} balanced examples of two")
+    x = _normalised(pixels[order[: n + n_test]], pixels.mean(0, dtype=np.float64))
+    if not flat:
+        x = x.reshape(len(x), -1, *images.shape[1:3])
+    y = np.where(labels[order[: n + n_test]] == classes[0], -1.0, 1.0)
     x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
     return Task(x[:n], y[:n], x[n:], y[n:])

@@ -42,6 +42,12 @@ def unknown(kind: str, name: str, accepted: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}: accepted are {known}{hint}")
 
 
+def accept(field: str, value: str, known: Iterable[str]) -> None:
+    """ValueError, for a config's own check, where a word is not among the known ones."""
+    if value not in known:
+        raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Finding:
     """What a claim's check found: an estimate with its 95 % interval over `n_runs` runs."""

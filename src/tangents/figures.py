@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangents.statistics import over_seeds
+from tangents.statistics import over_seeds, seed_exponents
 
 PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
@@ -69,3 +69,15 @@ def guide(ax: Axes, x: Sequence[float], y0: float, exponent: float, text: str, *
     middle = np.sqrt(x[0] * x[-1]), np.sqrt(y[0] * y[-1])
     below = dict(xytext=(8, -12), va="top") if exponent > 0 else dict(xytext=(6, 4), va="bottom")
     ax.annotate(text, middle, textcoords="offset points", color="0.25", fontsize=9.5, **below)
+
+
+def label_widths(ax, widths) -> None:
+    """Ticks at the widths themselves, instead of at powers of ten."""
+    ax.set_xticks(widths, [f"{h:.0f}" for h in widths])
+    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+
+
+def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
+    """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
+    mean, low, high = over_seeds(seed_exponents(rows, x, list(groups)))
+    return f"{mean:.2f} ± {(high - low) / 2:.2f}"

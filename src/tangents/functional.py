@@ -52,6 +52,17 @@ def difference(x: Params, y: Params) -> Params:
     return {k: x[k] - y[k] for k in x}
 
 
+def flatten(x: Params) -> Float[Tensor, "b p"]:
+    """All parameters of each network as one row, in the order of the dictionary."""
+    return torch.cat([v.flatten(1) for v in x.values()], 1)
+
+
+def unflatten(rows: Float[Tensor, "b p"], like: Params) -> Params:
+    """The inverse of `flatten`: rows of p numbers in the shapes of `like`, a stack."""
+    parts = rows.split([v[0].numel() for v in like.values()], 1)
+    return {k: part.reshape(-1, *like[k].shape[1:]) for k, part in zip(like, parts, strict=True)}
+
+
 def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Function:
     """F(w, x) = alpha (f(w, x) - f(w0, x)), the predictor whose laziness alpha sets.
 

@@ -20,40 +20,52 @@ class Krylov(NamedTuple):
     basis: Float[Tensor, "*s k n"]  # rows v_1 .. v_k
     matrix: Float[Tensor, "*s k k"]
     rest: Float[Tensor, " *s"]
+    following: Float[Tensor, "*s n"]  # v_{k+1}, from which the recurrence can go on
 
 
-def lanczos(operator: Operator, start: Float[Tensor, "*s n"], steps: int) -> Krylov:
+def lanczos(
+    operator: Operator, start: Float[Tensor, "*s n"], steps: int, begun: Krylov | None = None
+) -> Krylov:
     """`steps` steps of the Lanczos recurrence (at most n), orthogonalised twice against all before.
 
     Where the space closes early it goes on from a random vector outside it, so that multiple
-    eigenvalues are found too. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
+    eigenvalues are found too. It continues what was `begun` with fewer steps.
+    Source: Golub & Van Loan (2013), section 10.1 and 10.3.
     """
     *s, n = start.shape
     _require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
-    steps, generator = min(steps, n), Generator(start.device).manual_seed(0)
-    basis, matrix = start.new_zeros(*s, steps, n), start.new_zeros(*s, steps, steps)
-    scale, rest = start.new_zeros(s), None
+    count = start.numel() // n  # problems on one axis: with more, products would copy the basis
+    steps, first = min(steps, n), 0 if begun is None else begun.basis.shape[-2]
+    generator = Generator(start.device).manual_seed(first)
+    basis, matrix = start.new_zeros(count, steps, n), start.new_zeros(count, steps, steps)
+    scale, rest = start.new_zeros(count), start.new_zeros(count)
     v = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True)
-    for k in range(steps):
-        basis[..., k, :] = v
-        w = operator(v)
+    if begun is not None:
+        basis[:, :first] = begun.basis.reshape(count, first, n)
+        matrix[:, :first, :first] = begun.matrix.reshape(count, first, first)
+        scale, v = torch.linalg.matrix_norm(matrix, 2), begun.following
+        rest = begun.rest.reshape(count)
+    v = v.reshape(count, n)
+    for k in range(first, steps):
+        if k:
+            matrix[:, k - 1, k] = matrix[:, k, k - 1] = rest
+        basis[:, k] = v
+        w = operator(v.view(*s, n)).reshape(count, n)
         _require(bool(w.isfinite().all()), "the operator gave values that are not finite")
-        size = torch.linalg.vector_norm(w, dim=-1)
-        scale = torch.maximum(scale, size)
-        known = basis[..., : k + 1, :]
-        matrix[..., k, k] = torch.linalg.vecdot(v, w)
+        scale = torch.maximum(scale, torch.linalg.vector_norm(w, dim=-1))
+        known = basis[:, : k + 1]
+        matrix[:, k, k] = torch.linalg.vecdot(v, w)
         w = _outside(_outside(w, known), known)
         rest = torch.linalg.vector_norm(w, dim=-1)
         closed = rest <= 10 * n**0.5 * torch.finfo(w.dtype).eps * scale
         rest = torch.where(closed, 0, rest)
-        if k + 1 == steps:
-            break
-        if closed.any():
+        if closed.any() and k + 1 < n:
             noise = torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
-            w = torch.where(closed[..., None], _outside(_outside(noise, known), known), w)
+            w = torch.where(closed[:, None], _outside(_outside(noise, known), known), w)
         v = w / torch.linalg.vector_norm(w, dim=-1, keepdim=True)
-        matrix[..., k + 1, k] = matrix[..., k, k + 1] = rest
-    return Krylov(basis, matrix, rest)
+    return Krylov(
+        basis.view(*s, steps, n), matrix.view(*s, steps, steps), rest.view(s), v.view(*s, n)
+    )
 
 
 def eigenpairs(
@@ -73,9 +85,9 @@ def eigenpairs(
     *_, n = start.shape
     _require(0 < count <= n, f"count must lie in 1..{n}, got {count}")
     tolerance = torch.finfo(start.dtype).eps ** 0.5 if tolerance is None else tolerance
-    steps = min(n, max_steps, 2 * count + 10)
+    steps, krylov = min(n, max_steps, 2 * count + 10), None
     while True:
-        krylov = lanczos(operator, start, steps)
+        krylov = lanczos(operator, start, steps, krylov)
         values, vectors = torch.linalg.eigh(krylov.matrix)
         order = (values.abs() if magnitude else values).argsort(descending=True)[..., :count]
         values = values.gather(-1, order)
@@ -84,7 +96,7 @@ def eigenpairs(
         if bool((residual <= tolerance * values.abs().amax(-1, keepdim=True)).all()):
             return values, vectors.mT @ krylov.basis
         _require(steps < min(n, max_steps), f"no {count} eigenpairs within {max_steps} products")
-        steps = min(n, max_steps, 2 * steps)
+        steps = min(n, max_steps, steps + max(4, steps // 4))
 
 
 def density(
@@ -104,9 +116,9 @@ def density(
 
 
 def _outside(w: Tensor, basis: Tensor) -> Tensor:
-    """The part of w orthogonal to the rows of the basis."""
-    inside = (basis @ w.unsqueeze(-1)).squeeze(-1)
-    return w - (inside.unsqueeze(-2) @ basis).squeeze(-2)
+    """The part of w (q, n) orthogonal to the rows of the basis (q, k, n)."""
+    inside = basis @ w.unsqueeze(-1)
+    return torch.baddbmm(w.unsqueeze(-1), basis.mT, inside, alpha=-1).squeeze(-1)
 
 
 def _require(condition: bool, message: str) -> None:

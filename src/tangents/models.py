@@ -37,6 +37,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
 }
 
+# What a read-out may pass through; "softmax" takes two outputs to p_2 - p_1, the others any number.
+HEADS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda z: z,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "swish": F.silu,
+    "softmax": lambda z: z.softmax(-1).diff(dim=-1),
+}
+
 
 class Linear(nn.Linear):
     """z = W x / sqrt(fan-in) + b. Weights (c, d) or, stacked, (b, c, d)."""
@@ -85,18 +94,29 @@ class MLP(nn.Module):
     """Fully connected network with `depth` hidden layers of one width.
 
     z_1 = W_0 x / sqrt(d) + b_0, a_l = sigma(z_l), z_{l+1} = W_l a_l / sqrt(h) + b_l, and the output
-    f = W_L a_L / sqrt(h) + b_L (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c).
+    f = W_L a_L / sqrt(h) + b_L (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c). With a
+    `bottleneck` the middle hidden layer, number (depth + 1) // 2, has that width instead (Liu, Zhu
+    & Belkin 2020, on bottlenecks).
     """
 
     def __init__(
-        self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True
+        self,
+        d: int,
+        width: int,
+        depth: int,
+        c: int = 1,
+        activation: str = "softplus",
+        bias: bool = True,
+        bottleneck: int = 0,
     ):
         super().__init__()
         _require(min(d, width, depth, c) >= 1, "MLP: d, width, depth and c must be at least 1")
+        _require(bottleneck >= 0, f"MLP: bottleneck must be at least 0 (none), got {bottleneck}")
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
+        sizes[(depth + 1) // 2] = bottleneck or width
         self.hidden = nn.ModuleList(Linear(i, o, bias=bias) for i, o in pairwise(sizes))
-        self.readout = Linear(width, c, bias=bias)
+        self.readout = Linear(sizes[-1], c, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.hidden:
@@ -126,6 +146,43 @@ class ConvNet(nn.Module):
         for layer in self.hidden:
             x = self.activation(layer(x))
         return self.readout(x.mean((-2, -1)))
+
+
+class ResNet(nn.Module):
+    """Residual network: a_1 = sigma(W_0 x / sqrt(d)), a_{l+1} = a_l + sigma(W_l a_l / sqrt(h)).
+
+    `depth` hidden layers, biases as in `MLP`. Input (n, d), output W_L a_L / sqrt(h), (n, c).
+    Source: Liu, Zhu & Belkin (2020), appendix on residual networks.
+    """
+
+    def __init__(
+        self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True
+    ):
+        super().__init__()
+        _require(min(d, width, depth, c) >= 1, "ResNet: d, width, depth and c must be at least 1")
+        self.activation = activation_named(activation)
+        sizes = [d] + [width] * depth
+        self.hidden = nn.ModuleList(Linear(i, o, bias=bias) for i, o in pairwise(sizes))
+        self.readout = Linear(width, c, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = self.hidden
+        x = self.activation(first(x))
+        for layer in others:
+            x = x + self.activation(layer(x))
+        return self.readout(x)
+
+
+class Headed(nn.Module):
+    """phi(f), a network `net` whose output passes through one of `HEADS` (Liu et al. 2020)."""
+
+    def __init__(self, net: nn.Module, head: str):
+        super().__init__()
+        _require(head in HEADS, f"head {head!r} is unknown; accepted: {', '.join(HEADS)}")
+        self.net, self.head = net, HEADS[head]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x))
 
 
 def activation_named(name: str) -> Callable[[Tensor], Tensor]:

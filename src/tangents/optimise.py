@@ -80,6 +80,7 @@ class Descent:
     batch: Int[Tensor, " m"]  # which examples, the same for all networks
     output: Float[Tensor, "b m"]  # predictor F on the batch
     loss: Float[Tensor, " b"]  # mean_i l(y_i F_i) / alpha^2
+    gradient: Params  # of the loss, (b, ...)
 
 
 def descend(
@@ -105,10 +106,18 @@ def descend(
     _require(steps >= 0, f"steps must be at least 0, got {steps}")
     _require(batch is None or 1 <= batch <= n, f"batch must lie in 1..{n}, got {batch}")
     _require(batch is None or generator is not None, "a batch needs a generator to draw it")
-    return _iterate(problem, params, rule, batch, generator, steps)
+    return updates(problem, params, rule, steps, batch, generator)
 
 
-def _iterate(problem: Problem, params: Params, rule: Rule, batch, generator, steps: int):
+def updates(
+    problem: Problem,
+    params: Params,
+    rule: Rule,
+    steps: int,
+    batch: int | None = None,
+    generator: Generator | None = None,
+) -> Iterator[Descent]:
+    """The loop of `descend` for a problem that is at hand, whatever its f0 is centred on."""
     state = rule.init(params)
     n, rows, part = len(problem.y), torch.arange(len(problem.y), device=problem.y.device), problem
     for step in range(steps + 1):
@@ -118,7 +127,7 @@ def _iterate(problem: Problem, params: Params, rule: Rule, batch, generator, ste
             x, y, f0 = problem.x[rows], problem.y[rows], problem.f0[:, rows]
             part = replace(problem, x=x, y=y, f0=f0)
         here = part.at(params, factored=False)
-        yield Descent(step, params, rows, here.output, here.loss)
+        yield Descent(step, params, rows, here.output, here.loss, here.gradient)
         if step < steps:
             params, state = rule.step(params, here.gradient, state)
 

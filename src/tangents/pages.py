@@ -1,10 +1,35 @@
 """What the book's pages show of the ledger: claims as HTML tables."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 
+import numpy as np
+import pandas as pd
+
+from tangents.experiments import study
+from tangents.ledger import judge
+from tangents.results import published
+
 COLUMNS = ("Claim", "Paper", "Here", "Runs", "Preset", "Verdict")
+
+
+def chapter(
+    name: str, preset: str
+) -> tuple[pd.DataFrame, dict[str, np.ndarray], Callable[..., None]]:
+    """A study's published rows and arrays, and what displays its verdicts on the claims named.
+
+    Raises ResultsError where the preset is not published.
+    """
+    from IPython.display import HTML, display
+
+    frame, arrays = published(name, preset)
+    entries = {entry["id"]: entry for entry in judge(study(name), [preset])}
+
+    def verdicts(*ids: str) -> None:
+        display(HTML(claims_table(entries[claim] for claim in ids)))
+
+    return frame, arrays, verdicts
 
 
 def claims_table(entries: Iterable[Mapping]) -> str:

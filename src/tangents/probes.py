@@ -1,5 +1,8 @@
 """What is measured on networks: errors, and speeds at a point of training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,12 +33,38 @@ def preactivation_velocity(
         hooks = [
             layer.register_forward_hook(lambda _, __, z: seen.append(z)) for layer in module.hidden
         ]
-        try:
+        with _removed(hooks):
             torch.func.functional_call(module, p, (x,))
-        finally:
-            for hook in hooks:
-                hook.remove()
         return tuple(seen)
 
     _, velocity = torch.func.jvp(preactivations, (params,), (direction,))
     return torch.stack([v.flatten(1).square().mean(-1) for v in velocity]).mean(0).sqrt()
+
+
+def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]:
+    """df/da_l, one tensor (b, n, units) for each layer l of `module.hidden`, for a stack.
+
+    a_l is what layer l + 1, in the end the read-out, takes in; f has one output. These are the
+    vectors whose largest entry bounds the Hessian (Liu, Zhu & Belkin 2020).
+    """
+    seen: list[Tensor] = []
+
+    def remember(_, inputs):
+        seen.append(inputs[0] if inputs[0].requires_grad else inputs[0].requires_grad_())
+
+    layers = [*module.hidden, module.readout][1:]
+    hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
+    leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+    with _removed(hooks):
+        f = torch.func.functional_call(module, leaves, (x,))
+    return list(torch.autograd.grad(f.sum(), seen))
+
+
+@contextmanager
+def _removed(hooks: list) -> Iterator[None]:
+    """Removes the hooks at the end, however it comes."""
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,4 +1,9 @@
-"""Estimates with 95 % intervals over seeds, and the verdict that an interval gives."""
+"""From published rows to estimates with 95 % intervals over seeds, and to their verdicts.
+
+An exponent or a difference is estimated once for each seed; the interval is Student's over seeds,
+or the jackknife's where the estimate needs all seeds at once. A run that has not converged is left
+out and counted.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from tangents.declaration import Finding
+from tangents.declaration import RESERVED, Finding
 
 INF = math.inf
 
@@ -65,3 +70,53 @@ def finding(
     else:
         verdict = "contradicted" if high < accept[0] or low > accept[1] else "inconclusive"
     return Finding(value, low, high, verdict, n_runs, note)
+
+
+def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
+    """The last value of a metric of each converged run of a part: a row a run, column `value`."""
+    rows = frame[frame["part"] == part]
+    done = rows[(rows["metric"] == "converged") & (rows["value"] == 1)]["run_id"]
+    rows = rows[(rows["metric"] == metric) & rows["run_id"].isin(done)]
+    if rows.empty:
+        raise LookupError(f"no converged run with {metric!r} in part {part!r}")
+    return rows.sort_values("time").groupby("run_id", sort=True).tail(1).sort_values("run_id")
+
+
+def lost(frame: pd.DataFrame, part: str) -> str:
+    """How many runs of a part did not converge, in words; empty if all did."""
+    rows = frame[(frame["part"] == part) & (frame["metric"] == "converged")]
+    count = int((rows["value"] != 1).sum())
+    return f"{count} of {len(rows)} runs did not converge and are left out" if count else ""
+
+
+def seed_exponents(rows: pd.DataFrame, x: str, groups: list[str]) -> list[float]:
+    """The exponent of `value` in column x for each seed, mean over groups of two rows or more."""
+
+    def one(seed_rows):
+        fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(groups) if len(g) > 1]
+        return float(np.mean(fits))
+
+    return by_seed(rows, one)
+
+
+def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Callable[..., Finding]:
+    """A claim's check that metric ~ x^(sign a), a accepted, fitted for each seed over all else."""
+
+    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
+        rows = pick(finals(frame, part, metric), **where)
+        others = [c for c in rows.columns if c not in RESERVED | {"seed", x}]
+        slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
+        return finding(over_seeds(slopes), accept, len(rows), lost(frame, part))
+
+    return check
+
+
+def pick(rows: pd.DataFrame, **where) -> pd.DataFrame:
+    """Rows whose columns lie within the closed ranges given, or equal the values given."""
+    for column, value in where.items():
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if isinstance(low, str):
+            rows = rows[rows[column] == low]
+        else:
+            rows = rows[rows[column].between(low * (1 - 1e-9), high * (1 + 1e-9))]
+    return rows

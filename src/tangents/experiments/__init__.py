@@ -7,7 +7,10 @@ from importlib.util import find_spec
 
 from tangents.results import Experiment, unknown
 
-STUDIES = {"lazy": "tangents.experiments.lazy"}
+STUDIES = {
+    "lazy": "tangents.experiments.lazy",
+    "constancy": "tangents.experiments.constancy",
+}
 
 
 def study(name: str) -> Experiment:

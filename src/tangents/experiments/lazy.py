@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tangents import kernels, models, probes
 from tangents.datasets import Task, parity
-from tangents.declaration import Experiment
+from tangents.declaration import Experiment, accept
 from tangents.experiments.lazy_claims import CLAIMS
 from tangents.functional import Params, difference, norm, select
 from tangents.losses import LOSSES
@@ -63,16 +63,11 @@ class Lazy:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
-        _accept("network", self.network, ("fc", "conv"))
-        _accept("dynamics", self.dynamics, ("gradient_flow", "momentum"))
-        _accept("loss", self.loss, LOSSES)
-        _accept("activation", self.activation, models.ACTIVATIONS)
-        _accept("dtype", self.dtype, ("float64", "float32"))
-
-
-def _accept(field: str, value: str, known) -> None:
-    if value not in known:
-        raise ValueError(f"{field} must be one of {', '.join(known)}, got {value!r}")
+        accept("network", self.network, ("fc", "conv"))
+        accept("dynamics", self.dynamics, ("gradient_flow", "momentum"))
+        accept("loss", self.loss, LOSSES)
+        accept("activation", self.activation, models.ACTIVATIONS)
+        accept("dtype", self.dtype, ("float64", "float32"))
 
 
 @lru_cache(maxsize=4)

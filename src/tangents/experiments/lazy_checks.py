@@ -12,60 +12,21 @@ import numpy as np
 import pandas as pd
 
 from tangents.declaration import Finding
-from tangents.statistics import INF, by_seed, crossing, finding, jackknife, over_seeds, power
+from tangents.statistics import (
+    INF,
+    by_seed,
+    crossing,
+    finals,
+    finding,
+    jackknife,
+    lost,
+    over_seeds,
+    pick,
+    power,
+    seed_exponents,
+)
 
 FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two regimes
-
-
-def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
-    """The last value of a metric of each converged run of a part: a row a run, column `value`."""
-    rows = frame[frame["part"] == part]
-    done = rows[(rows["metric"] == "converged") & (rows["value"] == 1)]["run_id"]
-    rows = rows[(rows["metric"] == metric) & rows["run_id"].isin(done)]
-    if rows.empty:
-        raise LookupError(f"no converged run with {metric!r} in part {part!r}")
-    return rows.sort_values("time").groupby("run_id", sort=True).tail(1).sort_values("run_id")
-
-
-def lost(frame: pd.DataFrame, part: str) -> str:
-    """How many runs of a part did not converge, in words; empty if all did."""
-    rows = frame[(frame["part"] == part) & (frame["metric"] == "converged")]
-    count = int((rows["value"] != 1).sum())
-    return f"{count} of {len(rows)} runs did not converge and are left out" if count else ""
-
-
-def seed_exponents(rows: pd.DataFrame, x: str, groups: list[str]) -> list[float]:
-    """The exponent of `value` in column x for each seed, mean over groups of two rows or more."""
-
-    def one(seed_rows):
-        fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(groups) if len(g) > 1]
-        return float(np.mean(fits))
-
-    return by_seed(rows, one)
-
-
-def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Callable[..., Finding]:
-    """Check that metric ~ x^(sign a) with a accepted, fitted for each seed over all else."""
-
-    def check(frame: pd.DataFrame, arrays: dict) -> Finding:
-        rows = pick(finals(frame, part, metric), **where)
-        others = [c for c in ("width", "scaled_alpha", "depth") if c != x]
-
-        slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
-        return finding(over_seeds(slopes), accept, len(rows), lost(frame, part))
-
-    return check
-
-
-def pick(rows: pd.DataFrame, **where) -> pd.DataFrame:
-    """Rows whose columns lie within the closed ranges given, or equal the values given."""
-    for column, value in where.items():
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if isinstance(low, str):
-            rows = rows[rows[column] == low]
-        else:
-            rows = rows[rows[column].between(low * (1 - 1e-9), high * (1 + 1e-9))]
-    return rows
 
 
 def scale_by_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:

@@ -11,7 +11,6 @@ from tangents.experiments.lazy_checks import (
     depth_law,
     early_linear,
     ensemble_flat,
-    exponent,
     first_kernel,
     fluctuations,
     gap_at_largest,
@@ -27,6 +26,7 @@ from tangents.experiments.lazy_checks import (
     time_exponent,
     velocity,
 )
+from tangents.statistics import exponent
 
 V1, V2 = "geiger2019", "geiger2020"
 TIGHT = dict(dynamics="gradient_flow", implicit=True)

@@ -10,16 +10,13 @@ from tangents.experiments.lazy_checks import (
     FEATURE,
     LAZY,
     curves,
-    finals,
     frozen_table,
     outputs,
-    pick,
-    seed_exponents,
     test_labels,
     timed,
 )
-from tangents.figures import MARKERS, PALETTE, band, guide, panels
-from tangents.statistics import jackknife, over_seeds, power
+from tangents.figures import MARKERS, PALETTE, band, fitted, guide, label_widths, panels
+from tangents.statistics import finals, jackknife, over_seeds, pick, power
 
 SCALED = r"output scale $\sqrt{h}\,\alpha$"
 ERROR = "test error (%)"
@@ -28,18 +25,6 @@ ERROR = "test error (%)"
 def by_width(ax, rows: pd.DataFrame, x: str = "scaled_alpha", scale: float = 1.0, **line) -> None:
     for place, (h, group) in enumerate(rows.groupby("width")):
         band(ax, group, x, place, f"$h={h}$", scale, **line)
-
-
-def label_widths(ax, widths) -> None:
-    """Ticks at the widths themselves, instead of at powers of ten."""
-    ax.set_xticks(widths, [f"{h:.0f}" for h in widths])
-    ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-
-
-def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
-    """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
-    mean, low, high = over_seeds(seed_exponents(rows, x, list(groups)))
-    return f"{mean:.2f} ± {(high - low) / 2:.2f}"
 
 
 def headline(frame: pd.DataFrame) -> Figure:

@@ -1,0 +1,181 @@
+"""What Liu, Zhu and Belkin claim, in our words, and what this book adds; each with its check."""
+
+from tangents.declaration import Claim
+from tangents.experiments.constancy_checks import (
+    all_converged,
+    bottleneck_order,
+    catapult_ratio,
+    ends_flat,
+    error_exponent,
+    exponential,
+    identity,
+    plane_exponent,
+    ratio,
+    stays_positive,
+)
+from tangents.statistics import INF, exponent
+
+PAPER, HERE = "liu2020", "this book"
+FALLS, VANISHES, FLAT = (-0.6, -0.3), (-INF, -0.4), (-0.15, 0.15)
+SHALLOW, DEEP = dict(depth=1), dict(depth=3)
+
+
+def width(metric: str, accept, part: str = "head", **where):
+    return exponent(metric, part, "width", accept, **where)
+
+
+def claim(number: str, source: str, statement: str, expected: str, check) -> Claim:
+    return Claim(number, PAPER, source, statement, expected, check)
+
+
+# fmt: off
+CLAIMS = (
+    claim("liu-1a", "linear output layer",
+          "One hidden layer, linear read-out: the norm of the output's Hessian falls as "
+          "$m^{-1/2}$.",
+          "exponent $-1/2$, up to logarithms",
+          width("hessian", FALLS, head="linear", **SHALLOW)),
+    claim("liu-1b", "linear output layer",
+          "Three hidden layers, linear read-out: the norm of the output's Hessian falls as "
+          "$m^{-1/2}$.",
+          "exponent $-1/2$, up to logarithms",
+          width("hessian", FALLS, head="linear", **DEEP)),
+    claim("liu-2", "linear output layer",
+          "The norm of the output's gradient does not depend on the width.",
+          "exponent 0",
+          width("gradient", (-0.1, 0.1), head="linear")),
+    claim("liu-3a", "numerical section",
+          "One hidden layer, linear read-out: the largest change of the kernel in training "
+          "vanishes with width, at least as fast as the bound $m^{-1/2}$.",
+          r"exponent $\leq -1/2$",
+          width("kernel_largest", VANISHES, head="linear", **SHALLOW)),
+    claim("liu-3b", "numerical section",
+          "Three hidden layers: the same.",
+          r"exponent $\leq -1/2$",
+          width("kernel_largest", VANISHES, head="linear", **DEEP)),
+    claim("liu-3c", "numerical section",
+          "ReLU, one hidden layer, linear read-out: the change of the kernel vanishes with width.",
+          "exponent below 0",
+          width("kernel_largest", (-INF, -0.3), "relu", head="linear", **SHALLOW)),
+    claim("liu-4a", "non-linear output",
+          "A tanh after the read-out: the Hessian does not become small with width.",
+          "exponent 0",
+          width("hessian", FLAT, head="tanh")),
+    claim("liu-4b", "numerical section",
+          "A tanh after the read-out: the change of the kernel does not vanish with width.",
+          "exponent 0",
+          width("kernel_largest", FLAT, head="tanh")),
+    claim("liu-4c", "numerical section",
+          "ReLU and a tanh after the read-out: the change of the kernel does not vanish.",
+          "exponent 0",
+          width("kernel_largest", FLAT, "relu", head="tanh", **SHALLOW)),
+    claim("liu-4d", "non-linear output",
+          "Sigmoid, swish or softmax after the read-out: the change of the kernel does not vanish.",
+          "exponent 0",
+          width("kernel_largest", FLAT, "heads")),
+    claim("liu-5a", "bottleneck",
+          "With a bottleneck the Hessian does not become small as the other layers widen.",
+          "exponent 0",
+          width("hessian", FLAT, "bottleneck")),
+    claim("liu-5b", "bottleneck",
+          "With a bottleneck the change of the kernel does not vanish as the other layers widen.",
+          "exponent 0",
+          width("kernel_largest", FLAT, "bottleneck")),
+    claim("liu-5c", "bottleneck",
+          "The wider the bottleneck, the less the kernel changes (exponent in its width).",
+          "below 0",
+          bottleneck_order("kernel_largest", "bottleneck")),
+    claim("liu-5d", "numerical section",
+          "MNIST, zeros against ones, 128 images: the kernel changes less as the middle one of "
+          "three hidden layers widens (exponent in its width).",
+          "below 0",
+          bottleneck_order("kernel_largest", "mnist")),
+    claim("liu-6a", "remark on laziness",
+          "The weights move equally far at every width.",
+          "exponent 0",
+          width("radius", (-0.1, 0.1))),
+    claim("liu-6b", "remark on laziness",
+          "With a tanh after the read-out they move about as far as without (ratio).",
+          "O(1)",
+          ratio("radius", "head", (0.67, 1.5))),
+    claim("liu-6c", "remark on laziness",
+          "On that way the kernel changes many times more than without (ratio, one hidden layer).",
+          r"$\gg 1$",
+          ratio("kernel_largest", "head", (10, INF), **SHALLOW)),
+    claim("liu-7a", "optimisation",
+          "Gradient descent reaches the minimum whether the kernel is constant or not.",
+          "every run",
+          all_converged),
+    claim("liu-7b", "optimisation",
+          "The smallest eigenvalue of the kernel stays positive (least share left of its first "
+          "value).",
+          "above 0",
+          stays_positive),
+    claim("liu-7c", "optimisation",
+          "All along, $|\\nabla L|^2 / 2L$ is at least the smallest eigenvalue of the kernel over "
+          "$n$, the PL* condition (least ratio).",
+          r"$\geq 1$",
+          exponential),
+    claim("liu-8a", "transition to linearity",
+          "The linear model's error grows as the square of the distance, along the top "
+          "eigenvector.",
+          "exponent 2",
+          error_exponent("top")),
+    claim("liu-8b", "transition to linearity",
+          "At a fixed distance it falls as $m^{-1/2}$, along the top eigenvector.",
+          "exponent $-1/2$, up to logarithms",
+          width("linear_error_top_4", FALLS, head="linear", **SHALLOW)),
+    claim("liu-9a", "non-linear output",
+          r"$H_{\varphi(f)} = \varphi' H_f + \varphi'' \nabla f \nabla f^\top$ (relative "
+          "deviation).",
+          "0",
+          identity("hessian_identity")),
+    claim("liu-9b", "non-linear output",
+          r"$K_{\varphi(f)}(x, z) = \varphi'(f(x)) \varphi'(f(z)) K_f(x, z)$ (relative deviation).",
+          "0",
+          identity("kernel_identity")),
+    claim("liu-10a", "linear output layer",
+          "The Hessian is small all over a ball: at random points, linear read-out.",
+          "exponent $-1/2$, up to logarithms",
+          width("hessian_random", FALLS, head="linear")),
+    claim("liu-10b", "linear output layer",
+          "The same at the points of steepest ascent on the sphere.",
+          "exponent $-1/2$, up to logarithms",
+          width("hessian_steepest", FALLS, head="linear")),
+    claim("liu-11a", "appendix, other architectures",
+          "Residual network, linear read-out: the change of the kernel vanishes with width.",
+          r"exponent $\leq -1/2$",
+          width("kernel_largest", VANISHES, "resnet", head="linear")),
+    claim("liu-11b", "appendix, other architectures",
+          "Convolutional network on MNIST, linear read-out: the norm of the Hessian falls with the "
+          "number of channels.",
+          "exponent $-1/2$, up to logarithms",
+          width("hessian", FALLS, "conv", head="linear")),
+    claim("liu-11c", "numerical section",
+          "MNIST, three hidden layers, linear read-out: the change of the kernel vanishes with "
+          "width.",
+          r"exponent $\leq -1/2$",
+          width("kernel_largest", VANISHES, "mnist", head="linear", bottleneck=0)),
+    claim("beyond-plane-scale", HERE,
+          r"Over scale and width the change of the kernel goes as $1/(\alpha^a m^b)$ with $a = 1$.",
+          "1",
+          plane_exponent("alpha", (0.85, 1.15), False)),
+    claim("beyond-plane-width", HERE,
+          "And with $b = 1$, not the bound's $1/2$.",
+          "1 against 1/2",
+          plane_exponent("width", (0.85, 1.15), False)),
+    claim("beyond-plane-sign", HERE,
+          "Where all read-out weights have one sign the units cannot cancel each other, and "
+          "$b = 1/2$: the bound is attained.",
+          "1/2",
+          plane_exponent("width", (0.4, 0.6), True)),
+    claim("beyond-catapult", HERE,
+          "Above the critical step $2/\\lambda_{\\max}$ the kernel of a wide network changes many "
+          "times more than below it (ratio).",
+          r"$\gg 1$",
+          catapult_ratio),
+    claim("beyond-catapult-end", HERE,
+          "Such a run ends where step times largest curvature is below 2 (largest).",
+          "below 2",
+          ends_flat),
+)

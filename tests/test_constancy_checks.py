@@ -1,0 +1,115 @@
+"""The chapter's checks on invented tables whose laws are known exactly."""
+
+import pandas as pd
+import pytest
+
+from tangents.experiments import constancy_checks as checks
+from tangents.experiments.constancy_claims import CLAIMS
+
+WIDTHS = (32, 128, 512)
+
+
+def jitter(seed):
+    return 1 + 0.01 * (seed - 2)
+
+
+def table(law, metric="kernel_largest", part="head", converged=1.0, grid=None, **columns):
+    """Runs of three widths and five seeds whose last `metric` is law(row)."""
+    rows = []
+    for m in WIDTHS:
+        for point in grid or [{}]:
+            for seed in range(5):
+                run = {"part": part, "width": m, "seed": seed, "depth": 1, "head": "linear"}
+                run |= {"bottleneck": 0, "alpha": 1.0, "positive": False, "rate": 0.5}
+                run |= columns | point
+                run["run_id"] = repr(sorted(run.items()))
+                for name, value in ((metric, law(run)), ("converged", converged)):
+                    rows.append(run | {"step": 3, "time": 1.0, "metric": name, "value": value})
+    return pd.DataFrame(rows)
+
+
+def by_id(name):
+    return next(claim.check for claim in CLAIMS if claim.id == name)
+
+
+@pytest.mark.parametrize("slope, verdict", [(-0.9, "supported"), (-0.2, "contradicted")])
+def test_the_kernel_vanishes_or_does_not(slope, verdict):
+    frame = table(lambda r: jitter(r["seed"]) * r["width"] ** slope)
+    found = by_id("liu-3a")(frame, {})
+    assert found.estimate == pytest.approx(slope) and found.verdict == verdict
+
+
+def test_flat_is_judged_over_depths_together():
+    frame = table(
+        lambda r: jitter(r["seed"]) * r["depth"] * r["width"] ** 0.05,
+        grid=[{"depth": 1}, {"depth": 3}],
+        head="tanh",
+    )
+    found = by_id("liu-4b")(frame, {})
+    assert found.estimate == pytest.approx(0.05) and found.n_runs == 30
+
+
+def test_ratio_of_the_heads_at_the_largest_width():
+    law = lambda r: jitter(r["seed"]) * (r["width"] / 32 if r["head"] == "tanh" else 1)  # noqa: E731
+    frame = table(law, grid=[{"head": "tanh"}, {"head": "linear"}])
+    found = by_id("liu-6c")(frame, {})
+    assert found.estimate == pytest.approx(16) and found.verdict == "supported"
+    assert by_id("liu-6b")(table(law, "radius", grid=[{"head": "tanh"}, {"head": "linear"}]),
+                           {}).verdict == "contradicted"  # fmt: skip
+
+
+def test_order_of_the_bottlenecks():
+    grid = [{"bottleneck": b} for b in (0, 1, 10)]
+    law = lambda r: jitter(r["seed"]) * max(r["bottleneck"], 1) ** -0.3  # noqa: E731
+    found = by_id("liu-5c")(table(law, part="bottleneck", grid=grid), {})
+    assert found.estimate == pytest.approx(-0.3) and found.n_runs == 30
+
+
+def test_an_unconverged_run_is_counted_against_convergence():
+    assert checks.all_converged(table(lambda r: 1.0), {}).verdict == "supported"
+    failed = checks.all_converged(table(lambda r: 1.0, converged=0.0), {})
+    assert failed.estimate == 0 and failed.verdict == "contradicted"
+
+
+def test_the_plane_tells_one_from_a_half():
+    grid = [{"alpha": a, "positive": p} for a in (1.0, 4.0, 16.0) for p in (False, True)]
+    law = lambda r: jitter(r["seed"]) / r["alpha"] / r["width"] ** (1 - r["positive"] / 2)  # noqa: E731
+    frame = table(law, part="plane", grid=grid)
+    for name, want in (("scale", 1), ("width", 1), ("sign", 0.5)):
+        found = by_id(f"beyond-plane-{name}")(frame, {})
+        assert found.estimate == pytest.approx(want) and found.verdict == "supported"
+
+
+def test_errors_of_the_linear_model():
+    frames = [
+        table(lambda r, d=d: jitter(r["seed"]) * d**2 / r["width"] ** 0.5, f"linear_error_top_{d}")
+        for d in (1, 2, 4)
+    ]
+    found = by_id("liu-8a")(pd.concat(frames), {})
+    assert found.estimate == pytest.approx(2) and found.n_runs == 5
+    assert by_id("liu-8b")(frames[2], {}).estimate == pytest.approx(-0.5)
+
+
+def test_the_pl_condition():
+    frames = [table(lambda r: 2.0 * jitter(r["seed"]), "pl_ratio"),
+              table(lambda r: 1.0, "eigenvalue_min")]  # fmt: skip
+    found = by_id("liu-7c")(pd.concat(frames), {})
+    assert found.estimate == pytest.approx(2) and found.verdict == "supported"
+
+
+def test_the_catapult():
+    grid = [{"rate": r} for r in (0.5, 2.5)]
+    law = lambda r: jitter(r["seed"]) * (10 if r["rate"] > 2 else 1)  # noqa: E731
+    found = by_id("beyond-catapult")(table(law, part="catapult", grid=grid), {})
+    assert found.estimate == pytest.approx(10) and found.verdict == "supported"
+    ends = table(lambda r: 1.5 * jitter(r["seed"]), "sharpness", "catapult", grid=grid)
+    assert by_id("beyond-catapult-end")(ends, {}).verdict == "supported"
+
+
+def test_identities_take_the_worst_run():
+    frame = table(lambda r: 1e-12 if r["width"] < 512 else 1e-3, "hessian_identity")
+    assert by_id("liu-9a")(frame, {}).verdict == "contradicted"
+
+
+def test_claims_have_names_of_their_own():
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
