@@ -71,7 +71,7 @@ def hessians(frame: pd.DataFrame) -> Figure:
         widths(ax, rows)
         start = rows.groupby("width")["value"].mean()
         text = rf"$-1/2$; fit {fitted(rows, 'width', ('depth',))}"
-        guide(ax, [start.index[0], start.index[-1]], 0.5 * start.iloc[0], -0.5, text, ls=":")
+        guide(ax, [start.index[0], start.index[-1]], 0.3 * start.iloc[0], -0.5, text, ls=":")
     axes[0].legend(fontsize=8.5, loc="lower left")
     return fig
 
@@ -93,10 +93,10 @@ def mechanism(frame: pd.DataFrame) -> Figure:
     axes_over_width(narrow, names["inf"] + ", with a bottleneck", "outer width $m$")
     rows = finals(frame, "bottleneck", "signal_inf_2")
     for place, (b, group) in enumerate(rows.groupby("bottleneck")):
-        band(narrow, group, "width", place, f"{b} units")
+        band(narrow, group, "width", place, f"{b}")
     widths(narrow, group)
     axes[0].legend()
-    narrow.legend(title="layer 2 has", fontsize=8.5)
+    narrow.legend(title="units in layer 2", fontsize=8.5, ncols=2)
     return fig
 
 
@@ -183,10 +183,10 @@ def plane(frame: pd.DataFrame) -> Figure:
         half = (fits[2] - fits[1]) / 2
         guide(ax, at, 0.45 * mean[0], -1, "$1/m$")
         guide(ax, at, 1.8 * mean[0], -0.5, r"$1/\sqrt{m}$", ls=":")
-        signs = "read-out weights all positive" if positive else "read-out weights of both signs"
-        ax.set_title(f"{signs}; fit $m^{{-{fits[0]:.2f} \\pm {half:.2f}}}$", fontsize=10.5)
+        signs = "all positive" if positive else "both signs"
+        title = f"read-out: {signs}\nexponent −{fits[0]:.2f} ± {half:.2f}"
+        ax.legend(loc="lower left", fontsize=8.5, title=title, title_fontsize=8.5)
         widths(ax, rows)
-    axes[0].legend(loc="lower left", fontsize=8.5)
     return fig
 
 
@@ -229,7 +229,7 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
     at, _ = band(axes[1], narrow, "bottleneck", 0, "linear")
     label_widths(axes[1], at)
     outer = narrow["width"].max()
-    axes[1].set_title(f"MNIST, outer layers {outer} units wide", fontsize=11)
+    axes[1].set_title(f"MNIST, outer width {outer}", fontsize=11)
     axes_over_width(axes[2], KERNEL)
     series = (
         ("relu", 1, "ReLU, 1 hidden"),
@@ -241,8 +241,7 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
             rows = pick(finals(frame, part, "kernel_largest"), head=head, depth=depth)
             band(axes[2], rows, "width", place, name if style == "-" else None, ls=style)
     label_widths(axes[2], [32, 128, 512, 2048])
-    axes[2].set_title("linear head (solid), tanh head (dashed)", fontsize=11)
-    axes[2].legend(fontsize=8.5)
+    axes[2].legend(fontsize=8.5, title="linear (solid), tanh head (dashed)", title_fontsize=8.5)
     axes_over_width(axes[3], HESSIAN, "channels")
     for head, style in (("linear", "-"), ("tanh", "--")):
         rows = pick(finals(frame, "conv", "hessian"), head=head)
