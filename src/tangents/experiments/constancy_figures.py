@@ -24,6 +24,13 @@ def widths(ax, rows: pd.DataFrame, every: int = 2) -> None:
     label_widths(ax, sorted(rows["width"].unique())[::-1][::every][::-1])
 
 
+def three():
+    """Three panels in two rows, so that they stay legible on a narrow page."""
+    fig, axes = panels(2, rows=2, height=3.3)
+    axes[3].remove()
+    return fig, axes[:3]
+
+
 def by_head(ax, rows: pd.DataFrame, label: str = "{head}", **line) -> None:
     for head, group in rows.groupby("head"):
         band(ax, group, "width", COLOURS[head], label.format(head=head), **line)
@@ -78,10 +85,10 @@ def hessians(frame: pd.DataFrame) -> Figure:
 
 def mechanism(frame: pd.DataFrame) -> Figure:
     """What each unit is worth: two-norm and largest entry of df/da_l by layer."""
-    fig, axes = panels(3, height=3.4)
+    fig, axes = three()
     names = {k: rf"$\|\partial f/\partial a_l\|_{v}$" for k, v in (("two", 2), ("inf", r"\infty"))}
     deep = dict(depth=3, head="linear")
-    for ax, (kind, label) in zip(axes, names.items(), strict=False):
+    for ax, (kind, label) in zip(axes[:2], names.items(), strict=True):
         axes_over_width(ax, label)
         for layer in (1, 2, 3):
             rows = pick(finals(frame, "head", f"signal_{kind}_{layer}"), **deep)
@@ -125,7 +132,7 @@ def linearisation(frame: pd.DataFrame) -> Figure:
 
 def breaking(frame: pd.DataFrame) -> Figure:
     """Three ways to break constancy: a head, a bottleneck, large steps."""
-    fig, axes = panels(3, height=3.6)
+    fig, axes = three()
     heads = [pick(finals(frame, part, "kernel_largest"), depth=1) for part in ("head", "heads")]
     heads = pd.concat(heads)
     axes_over_width(axes[0], KERNEL)
@@ -151,7 +158,7 @@ def breaking(frame: pd.DataFrame) -> Figure:
 
 def convergence(frame: pd.DataFrame, width: int = 512) -> Figure:
     """Loss, smallest eigenvalue and PL ratio along training, one line a network."""
-    fig, axes = panels(3, height=3.4)
+    fig, axes = three()
     names = {
         "loss": "loss",
         "eigenvalue_min": r"$\lambda_{\min}(K_t)/n$",
