@@ -248,7 +248,10 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
             rows = pick(finals(frame, part, "kernel_largest"), head=head, depth=depth)
             band(axes[2], rows, "width", place, name if style == "-" else None, ls=style)
     label_widths(axes[2], [32, 128, 512, 2048])
-    axes[2].legend(fontsize=8.5, title="linear (solid), tanh head (dashed)", title_fontsize=8.5)
+    axes[2].set_ylim(1e-3, 5)
+    axes[2].legend(
+        fontsize=8, title="linear (solid), tanh (dashed)", title_fontsize=8, loc="lower left"
+    )
     axes_over_width(axes[3], HESSIAN, "channels")
     for head, style in (("linear", "-"), ("tanh", "--")):
         rows = pick(finals(frame, "conv", "hessian"), head=head)
