@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from tangents.functional import Params
+from tangents.functional import Params, hooked
 from tangents.jacobian import Tangent
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
@@ -92,12 +92,8 @@ def compressed_hessian(
 
             return owned[i].register_forward_hook(hook)
 
-        hooks = [add(*piece) for piece in pieces(v)]
-        try:
+        with hooked([add(*piece) for piece in pieces(v)]):
             return functional_call(module, params, (x,))[..., output].sum()
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def lift(v: Tensor) -> Tensor:
         whole = {}
@@ -142,6 +138,27 @@ def output_hessian_top(
     eigenvalue, and the error of the eigenvalue is of its square. ValueError after `max_steps`
     products. Parameters in the order of `params`, each flattened.
     """
+    values, vectors, lift = _top(module, params, x, output, tolerance, max_steps)
+    return values, lift(vectors)
+
+
+def output_hessian_norm(
+    module: nn.Module,
+    params: Params,
+    x: Tensor,
+    output: int = 0,
+    tolerance: float = 1e-3,
+    max_steps: int = 200,
+) -> Float[Tensor, "*s n"]:
+    """Spectral norm of the Hessian of one output at each input x (n, ...).
+
+    Arguments and errors as for `output_hessian_top`. Source: Liu, Zhu & Belkin (2020), section 3.
+    """
+    return _top(module, params, x, output, tolerance, max_steps)[0].abs()
+
+
+def _top(module, params: Params, x: Tensor, output: int, tolerance: float, max_steps: int):
+    """The top eigenvalues, their eigenvectors in the space searched, and the lift out of it."""
     first = next(iter(params.values()))
     lead = first.shape[: first.dim() - next(module.parameters()).dim()]
     small = compressed_hessian(module, params, x, output)
@@ -151,18 +168,7 @@ def output_hessian_top(
     start = torch.randn(size, generator=generator, dtype=first.dtype, device=x.device)
     ends = start.expand(*lead, len(x), size)
     values, vectors = eigenpairs(operator, ends, 1, True, tolerance, max_steps)
-    top = vectors[..., 0, :]
-    return values[..., 0], small.lift(top) if small else top
-
-
-def output_hessian_norm(
-    module: nn.Module, params: Params, x: Tensor, output: int = 0, **options: float | int
-) -> Float[Tensor, "*s n"]:
-    """Spectral norm of the Hessian of one output at each input x (n, ...).
-
-    `options` are those of `output_hessian_top`. Source: Liu, Zhu & Belkin (2020), section 3.
-    """
-    return output_hessian_top(module, params, x, output, **options)[0].abs()
+    return values[..., 0], vectors[..., 0, :], small.lift if small else lambda v: v
 
 
 def gauss_newton_product(

@@ -295,10 +295,8 @@ def parity(
         centre, whitener = _whitener(name, seed, pca)
         x = (x - centre) @ whitener
     elif not flat:
-        x = x.reshape(len(x), -1, *images.shape[1:3])
-    y = 2.0 * (labels[chosen] % 2) - 1.0
-    x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
-    return Task(x[:n], y[:n], x[n:], y[n:])
+        x = _images(x, images)
+    return _split(x, 2.0 * (labels[chosen] % 2) - 1.0, n, dtype, device)
 
 
 def pair(
@@ -322,13 +320,21 @@ def pair(
     if len(set(classes)) != 2 or not set(classes) <= set(known):
         raise DataError(f"classes={classes}: accepted are two different ones of {known}")
     chosen = np.concatenate([np.flatnonzero(labels == k) for k in classes])
-    pixels, labels = _pixels(images[chosen]), labels[chosen]
-    order = _balanced_order(labels * (1 if classes[0] < classes[1] else -1), seed)
+    pixels, y = _pixels(images[chosen]), np.where(labels[chosen] == classes[0], -1.0, 1.0)
+    order = _balanced_order(y, seed)
     if n < 1 or n_test < 0 or n + n_test > len(order):
         raise DataError(f"n={n}, n_test={n_test}: {name} has {len(order)} balanced examples of two")
-    x = _normalised(pixels[order[: n + n_test]], pixels.mean(0, dtype=np.float64))
-    if not flat:
-        x = x.reshape(len(x), -1, *images.shape[1:3])
-    y = np.where(labels[order[: n + n_test]] == classes[0], -1.0, 1.0)
+    order = order[: n + n_test]
+    x = _normalised(pixels[order], pixels.mean(0, dtype=np.float64))
+    return _split(x if flat else _images(x, images), y[order], n, dtype, device)
+
+
+def _images(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Rows of pixels as images (n, channels, height, width)."""
+    return x.reshape(len(x), -1, *like.shape[1:3])
+
+
+def _split(x: np.ndarray, y: np.ndarray, n: int, dtype, device) -> Task:
+    """The first n examples for training, the others for test."""
     x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
     return Task(x[:n], y[:n], x[n:], y[n:])

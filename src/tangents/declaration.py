@@ -42,6 +42,14 @@ def unknown(kind: str, name: str, accepted: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}: accepted are {known}{hint}")
 
 
+def records(step: int, time: float, split: str, **metrics: Any) -> list[dict[str, Any]]:
+    """Rows of a run's table, one for each metric, whose value is anything that `float` takes."""
+    return [
+        {"step": step, "time": time, "split": split, "metric": name, "value": float(value)}
+        for name, value in metrics.items()
+    ]
+
+
 def accept(field: str, value: str, known: Iterable[str]) -> None:
     """ValueError, for a config's own check, where a word is not among the known ones."""
     if value not in known:

@@ -5,11 +5,13 @@ leading axis: in a *stack* of b networks every tensor has shape ``(b, ...)``, an
 here that reduces, reduces within each network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Params = dict[str, Tensor]
 Function = Callable[[Params, Tensor], Tensor]
@@ -90,6 +92,17 @@ def linearise(module: nn.Module, params0: Params) -> Function:
         return value + slope
 
     return f_lin
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Removes the hooks of these handles at the end, however it comes."""
+    handles = list(handles)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _column(v: Tensor, like: Tensor) -> Tensor:

@@ -110,7 +110,8 @@ class MLP(nn.Module):
         bottleneck: int = 0,
     ):
         super().__init__()
-        _require(min(d, width, depth, c) >= 1, "MLP: d, width, depth and c must be at least 1")
+        name = type(self).__name__
+        _require(min(d, width, depth, c) >= 1, f"{name}: d, width, depth and c must be at least 1")
         _require(bottleneck >= 0, f"MLP: bottleneck must be at least 0 (none), got {bottleneck}")
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
@@ -148,7 +149,7 @@ class ConvNet(nn.Module):
         return self.readout(x.mean((-2, -1)))
 
 
-class ResNet(nn.Module):
+class ResNet(MLP):
     """Residual network: a_1 = sigma(W_0 x / sqrt(d)), a_{l+1} = a_l + sigma(W_l a_l / sqrt(h)).
 
     `depth` hidden layers, biases as in `MLP`. Input (n, d), output W_L a_L / sqrt(h), (n, c).
@@ -158,12 +159,7 @@ class ResNet(nn.Module):
     def __init__(
         self, d: int, width: int, depth: int, c: int = 1, activation="softplus", bias=True
     ):
-        super().__init__()
-        _require(min(d, width, depth, c) >= 1, "ResNet: d, width, depth and c must be at least 1")
-        self.activation = activation_named(activation)
-        sizes = [d] + [width] * depth
-        self.hidden = nn.ModuleList(Linear(i, o, bias=bias) for i, o in pairwise(sizes))
-        self.readout = Linear(width, c, bias=bias)
+        super().__init__(d, width, depth, c, activation, bias)  # of one width throughout
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.hidden

@@ -1,13 +1,10 @@
 """What is measured on networks: errors, and speeds at a point of training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangents.functional import Params
+from tangents.functional import Params, hooked
 
 
 def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
@@ -33,7 +30,7 @@ def preactivation_velocity(
         hooks = [
             layer.register_forward_hook(lambda _, __, z: seen.append(z)) for layer in module.hidden
         ]
-        with _removed(hooks):
+        with hooked(hooks):
             torch.func.functional_call(module, p, (x,))
         return tuple(seen)
 
@@ -55,16 +52,6 @@ def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]
     layers = [*module.hidden, module.readout][1:]
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-    with _removed(hooks):
+    with hooked(hooks):
         f = torch.func.functional_call(module, leaves, (x,))
     return list(torch.autograd.grad(f.sum(), seen))
-
-
-@contextmanager
-def _removed(hooks: list) -> Iterator[None]:
-    """Removes the hooks at the end, however it comes."""
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional as F
 
-from tangents.functional import Params, select
+from tangents.functional import Params, hooked, select
 from tangents.jacobian import Factor, Tangent, blocks, stack_tangents
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
@@ -62,14 +62,10 @@ def structured(
         return hook
 
     handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-    try:
-        with torch.enable_grad():
-            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            f = functional_call(module, leaves, (x,))
-            one = [f[..., k] for k in range(f.shape[-1])]
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), torch.enable_grad():
+        leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+        f = functional_call(module, leaves, (x,))
+        one = [f[..., k] for k in range(f.shape[-1])]
     axis, n = f.dim() - 2, len(x)
 
     def usable(layer: nn.Module, z: Tensor, version: int) -> bool:

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jvp
 
 from tangents import datasets, kernels, models, probes
 from tangents.curvature import output_hessian, output_hessian_norm, output_hessian_top
-from tangents.declaration import Experiment, accept
+from tangents.declaration import Experiment, accept, records
 from tangents.experiments.constancy_claims import CLAIMS
 from tangents.functional import (
     Params,
@@ -155,13 +155,17 @@ def output(module: nn.Module, params: Params, x: Tensor) -> Tensor:
     return functional_call(module, params, (x,))[..., 0]
 
 
+def without_head(params: Params) -> Params:
+    """The same parameters by the names that they have in the network under the head."""
+    return {name.removeprefix("net."): value for name, value in params.items()}
+
+
 def curvature(module: nn.Module, params: Params, x: Tensor, c: Constancy, seeds: list[int]) -> dict:
     """Hessian norms at the start and in the ball, and the errors of the linear model, each (b,).
 
     Means over the inputs x at w0 and at a random point of the ball's surface; for the first of them
     alone where v^T H v is largest in the ball along its gradient, v the top eigenvector at w0. The
-    linear model's error at distance r along a random direction (mean
-    over x) and along v (first input).
+    linear model's error at distance r along a random direction (mean over x) and along v (first x).
     """
     values, vectors = output_hessian_top(module, params, x, **LANCZOS)
     top, first, one = vectors[:, 0], x[:1], torch.ones(len(seeds)).to(x)
@@ -221,7 +225,7 @@ def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
     H(phi(f)) = phi' H(f) + phi'' grad f grad f^T, tried on one vector at the first input, relative
     to its norm; K(phi(f)) = phi'(f) phi'(f)^T * K(f), relative to its largest entry.
     """
-    inside = {k.removeprefix("net."): v for k, v in params.items()}
+    inside = without_head(params)
     f = output(module.net, inside, x).detach()
     slope = grad(lambda z: module.head(z).sum())
     first, second = slope(f), grad(lambda z: slope(z).sum())(f)
@@ -242,7 +246,7 @@ def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
 
 def signals(module: models.Headed, params: Params, x: Tensor) -> dict:
     """Two-norm and largest entry of df/da_l, means over x, for each hidden layer l, each (b,)."""
-    inside = {k.removeprefix("net."): v for k, v in params.items()}
+    inside = without_head(params)
     found = {}
     for layer, g in enumerate(probes.unit_gradients(module.net, inside, x), 1):
         found[f"signal_two_{layer}"] = g.norm(dim=-1).mean(-1)
@@ -259,21 +263,17 @@ class Trace:
     def __init__(self, module: nn.Module, params0: Params, x: Tensor, rate: float):
         self.module, self.params0, self.x = module, params0, x
         self.kernel0 = ntk(module, params0, x, outputs="trace")
-        self.top0 = torch.linalg.eigvalsh(self.kernel0)[:, -1]
-        self.rate = rate * len(x) / self.top0
-        self.largest, self.peak = torch.zeros_like(self.top0), torch.zeros_like(self.top0)
-        self.lowest = torch.full_like(self.top0, math.inf)
-        self.rows: list[list[dict]] = [[] for _ in self.top0]
+        self.rate = rate * len(x) / torch.linalg.eigvalsh(self.kernel0)[:, -1]
+        self.largest, self.peak = torch.zeros_like(self.rate), torch.zeros_like(self.rate)
+        self.lowest = torch.full_like(self.rate, math.inf)
+        self.sharpness = torch.zeros_like(self.rate)  # step times largest curvature, as last seen
+        self.rows: list[list[dict]] = [[] for _ in self.rate]
 
     def row(self, i: int, step: int, **metrics: float | Tensor) -> None:
-        time = step * self.rate[i].item()
-        self.rows[i] += [
-            {"step": step, "time": time, "split": "train", "metric": k, "value": float(v)}
-            for k, v in metrics.items()
-        ]
+        self.rows[i] += records(step, step * self.rate[i].item(), "train", **metrics)
 
-    def look(self, state: Descent, loss: Tensor, at: Tensor, keep: bool) -> None:
-        """Measures the kernels of the networks at these places (k,) of the stack."""
+    def look(self, state: Descent, loss: Tensor, at: Tensor, keep: Tensor) -> None:
+        """Measures the kernels of the networks at these places (k,), and records some: (k,)."""
         if not len(at):
             return
         params = _some(state.params, at)
@@ -282,9 +282,11 @@ class Trace:
         spectrum = torch.linalg.eigvalsh(kernel) / len(self.x)
         self.largest[at] = torch.maximum(self.largest[at], change)
         self.lowest[at] = torch.minimum(self.lowest[at], spectrum[:, 0])
-        if not keep:
+        self.sharpness[at] = self.rate[at] * spectrum[:, -1]
+        at, change, spectrum = at[keep], change[keep], spectrum[keep]
+        if not len(at):
             return
-        gradient = _some(state.gradient, at)
+        params, gradient = _some(state.params, at), _some(state.gradient, at)
         values = dict(
             loss=loss[at],
             kernel_change=change,
@@ -329,9 +331,8 @@ def run(configs: list[Constancy], device: str) -> Iterator[tuple[int, list[dict]
         finite, fitted = loss < 1e12, loss < c.goal  # both false for NaN
         ended = waiting & (fitted | ~finite | (state.step == c.max_steps))
         looked = waiting & finite & (ended | (state.step >= due))
-        kept = looked & (ended | (state.step >= keep))
-        trace.look(state, loss, _places(kept), True)
-        trace.look(state, loss, _places(looked & ~kept), False)
+        at = _places(looked)
+        trace.look(state, loss, at, ended[at] | (state.step >= keep))
         if state.step >= due:
             due = state.step + 1 if state.step < 50 else math.ceil(state.step * GROWTH)
         if state.step >= keep:
@@ -352,13 +353,11 @@ def finish(trace: Trace, c: Constancy, state: Descent, i: int, fitted: bool) -> 
     ending = dict(converged=fitted, steps=state.step)
     if fitted:
         one = {k: v[i : i + 1] for k, v in state.params.items()}
-        kernel = ntk(trace.module, one, trace.x, outputs="trace")
-        top = torch.linalg.eigvalsh(kernel)[0, -1]
         ending |= dict(
             kernel_largest=trace.largest[i],
             eigenvalue_lowest=trace.lowest[i],
             loss_peak=trace.peak[i],
-            sharpness=c.rate * top / trace.top0[i],
+            sharpness=trace.sharpness[i],
         )
         if c.probes:
             found = output_hessian_norm(trace.module, one, trace.x[: c.probes], **LANCZOS)

@@ -10,9 +10,18 @@ import numpy as np
 import pandas as pd
 
 from tangents.declaration import Finding
-from tangents.statistics import INF, by_seed, finals, finding, lost, over_seeds, pick, power
+from tangents.statistics import (
+    INF,
+    by_seed,
+    finals,
+    finding,
+    lost,
+    over_seeds,
+    pick,
+    power,
+    seed_exponents,
+)
 
-HEADED = dict(head="tanh")
 LINEAR = dict(head="linear")
 
 
@@ -40,12 +49,8 @@ def bottleneck_order(metric: str, part: str) -> Callable[..., Finding]:
     def check(frame: pd.DataFrame, arrays: dict) -> Finding:
         rows = finals(frame, part, metric)
         rows = rows[rows["bottleneck"] > 0]
-
-        def one(g):
-            fits = [power(h["bottleneck"], h["value"]) for _, h in g.groupby("width") if len(h) > 1]
-            return float(np.mean(fits))
-
-        return finding(over_seeds(by_seed(rows, one)), (-INF, 0), len(rows), lost(frame, part))
+        slopes = seed_exponents(rows, "bottleneck", ["width"])
+        return finding(over_seeds(slopes), (-INF, 0), len(rows), lost(frame, part))
 
     return check
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from tangents.experiments.constancy_checks import linear_errors, plane_fit
 from tangents.figures import MARKERS, PALETTE, band, fitted, guide, label_widths, panels
-from tangents.statistics import finals, over_seeds, pick, power
+from tangents.statistics import finals, over_seeds, pick, seed_exponents
 
 WIDTH = "width $m$"
 KERNEL = r"largest kernel change $\|\Delta K\|/\|K_0\|$"
@@ -119,7 +119,7 @@ def linearisation(frame: pd.DataFrame) -> Figure:
         rows = linear_errors(frame, direction, head="linear", depth=1)
         wide = rows[rows["width"] == rows["width"].max()]
         at, mean = band(left, wide, "r", place, label)
-        slopes = [power(g["r"], g["value"]) for _, g in wide.groupby("seed")]
+        slopes = seed_exponents(wide, "r", ["depth"])
         guide(left, at, 0.6 * mean[0], 2, f"2; fit {np.mean(slopes):.2f}", ls=":")
         rows = rows[rows["r"] == 4]
         at, mean = band(right, rows, "width", place, label)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tangents import kernels, models, probes
 from tangents.datasets import Task, parity
-from tangents.declaration import Experiment, accept
+from tangents.declaration import Experiment, accept, records
 from tangents.experiments.lazy_claims import CLAIMS
 from tangents.functional import Params, difference, norm, select
 from tangents.losses import LOSSES
@@ -114,10 +114,7 @@ class Run:
         return ntk(self.module, params, self.task.x_test[:NTK_EXAMPLES], outputs="trace")
 
     def row(self, step: int, time: float, split: str, **metrics: float | Tensor) -> None:
-        self.rows += [
-            {"step": step, "time": time, "split": split, "metric": k, "value": float(v)}
-            for k, v in metrics.items()
-        ]
+        self.rows += records(step, time, split, **metrics)
 
     def initial(self) -> None:
         """The speed of the preactivations at t = 0 and the size of the output."""
