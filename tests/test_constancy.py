@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -51,9 +52,9 @@ def trained():
 
 def test_rows_hold_every_metric(trained):
     for table in trained.values():
-        extra = {"hessian_trained", "hessian_identity", "kernel_identity"}
+        extra = {"hessian_trained", "hessian_identity", "kernel_identity", "head_curvature"}
         extra |= {f"signal_{kind}_1" for kind in ("two", "inf")}
-        extra |= {f"linear_error_{d}_{r}" for d in ("top", "random") for r in constancy.RADII}
+        extra |= {f"linear_error_{d}_{r:g}" for d in ("top", "random") for r in constancy.RADII}
         assert table.keys() == START | TRAINED | extra
         assert last(table, "converged") == 1
         losses = [value for _, value in table["loss"]]
@@ -118,26 +119,82 @@ def test_hessians_are_taken_where_they_say(trained):
     assert last(trained[0], "hessian_random") == pytest.approx(want, rel=1e-3)
 
 
-def test_ascent_is_the_gradient_of_the_second_derivative():
+def test_the_head_adds_its_curvature_times_the_squared_gradient(trained):
+    c = Constancy(head="tanh", seed=1, **SMALL)
+    x, _ = constancy.task("sphere", c.n, True, "float64", "cpu")
+    module = constancy.network(c, x)
+    inside = select(constancy.without_head(constancy.start(module, [c], x)), 0)
+    f = functional_call(module.net, inside, (x,))[:, 0]
+    squares = ntk(module.net, inside, x, outputs="trace").diagonal()
+    want = (2 * f.tanh() * (1 - f.tanh() ** 2) * squares).abs().mean().item()
+    assert last(trained[1], "head_curvature") == pytest.approx(want, rel=1e-9)
+
+
+def test_rows_are_kept_at_growing_distances():
+    """No gap of more than a quarter, and a look at the kernel, between one row and the next."""
+    ((table),) = run(seed=[0], head="tanh", width=16, probes=0, goal=1e-9, max_steps=400).values()
+    steps = [step for step, _ in table["loss"]]
+    assert steps[:5] == [0, 1, 2, 3, 4] and steps[-1] > 300
+    assert all(b <= max(a + 1, math.ceil(1.25 * 1.1 * a)) + 1 for a, b in pairwise(steps))
+
+
+def test_errors_of_the_linear_model_by_hand(trained):
+    c = Constancy(head="tanh", seed=0, **SMALL)
+    x, _ = constancy.task("sphere", c.n, True, "float64", "cpu")
+    module = constancy.network(c, x)
+    params = select(constancy.start(module, [c], x), 0)
+    top = torch.linalg.eigh(hessian(module, params, x[:1]))
+    v = top.eigenvectors[:, top.eigenvalues.abs().argmax()]
+    g = torch.func.grad(lambda p: functional_call(module, p, (x[:1],)).sum())(params)
+    errors = []
+    for sign in (1, -1):
+        ahead = {
+            k: w + 2 * sign * d for (k, w), d in zip(params.items(), split(v, params), strict=True)
+        }
+        gap = functional_call(module, ahead, (x[:1],)) - functional_call(module, params, (x[:1],))
+        errors.append((gap - 2 * sign * torch.cat([w.flatten() for w in g.values()]) @ v).abs())
+    assert last(trained[0], "linear_error_top_2") == pytest.approx(max(errors).item(), rel=1e-2)
+
+
+def hessian(module, params, x):
+    """Dense, by automatic differentiation."""
+    names, sizes = list(params), [p.numel() for p in params.values()]
+
+    def f(w):
+        parts = [v.view_as(p) for v, p in zip(w.split(sizes), params.values(), strict=True)]
+        return functional_call(module, dict(zip(names, parts, strict=True)), (x,)).sum()
+
+    return torch.func.hessian(f)(torch.cat([p.flatten() for p in params.values()]))
+
+
+def split(v, params):
+    sizes = [p.numel() for p in params.values()]
+    return [w.view_as(p) for w, p in zip(v.split(sizes), params.values(), strict=True)]
+
+
+def test_a_climb_follows_the_steepest_ascent_of_the_second_derivative():
     c = Constancy(seed=0, width=5, n=2, probes=1)
     x, _ = constancy.task("sphere", c.n, True, "float64", "cpu")
     module = constancy.network(c, x)
     params = constancy.start(module, [c, replace(c, seed=1)], x)
     v = torch.stack([constancy._direction(i, flatten(params)[0]) for i in (5, 6)])
-    g = constancy.ascent(module, params, x[:1], v)
-    close(g.norm(dim=1), torch.ones(2).double())
-    h = 1e-5
-    for j in (0, 7, 29):
+
+    def bent(w):
+        return constancy.bend(module, unflatten(w, params), x[:1], v).abs()
+
+    there = flatten(constancy.climb(module, params, x[:1], v, 1e-4))
+    start = flatten(params)
+    path = (there - start) / (there - start).norm(dim=1, keepdim=True)
+    close((there - start).norm(dim=1), torch.full((2,), 1e-4).double(), times=1e-3, order=0)
+    steepest = (bent(start + 1e-5 * path) - bent(start - 1e-5 * path)) / 2e-5
+    for j in (0, 7, 29):  # no coordinate rises faster than its share of the path's rise
         unit = torch.zeros_like(v)
-        unit[:, j] = h
-        ahead, behind = (
-            constancy.bend(module, unflatten(flatten(params) + s * unit, params), x[:1], v).abs()
-            for s in (1, -1)
-        )
-        slope = (ahead - behind) / (2 * h)
-        if j == 0:
-            scale = slope / g[:, 0]
-        close(slope, scale * g[:, j], times=1e-4, order=0)
+        unit[:, j] = 1e-5
+        slope = (bent(start + unit) - bent(start - unit)) / 2e-5
+        close(slope, steepest * path[:, j], times=1e-3, order=0)
+    far = constancy.climb(module, params, x[:1], v, 10.0)
+    assert (bent(flatten(far)) > 2 * bent(start)).all()
+    assert ((flatten(far) - start).norm(dim=1) <= 10 + 1e-9).all()
 
 
 def test_a_run_is_alone_what_it_is_in_a_stack(trained, unchecked):

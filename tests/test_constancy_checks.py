@@ -13,8 +13,8 @@ def jitter(seed):
     return 1 + 0.01 * (seed - 2)
 
 
-def table(law, metric="kernel_largest", part="head", converged=1.0, grid=None, **columns):
-    """Runs of three widths and five seeds whose last `metric` is law(row)."""
+def table(law, metric="kernel_largest", part="head", converged=1.0, grid=None, step=3, **columns):
+    """Runs of three widths and five seeds whose `metric` is law(row), at one step."""
     rows = []
     for m in WIDTHS:
         for point in grid or [{}]:
@@ -24,7 +24,7 @@ def table(law, metric="kernel_largest", part="head", converged=1.0, grid=None, *
                 run |= columns | point
                 run["run_id"] = repr(sorted(run.items()))
                 for name, value in ((metric, law(run)), ("converged", converged)):
-                    rows.append(run | {"step": 3, "time": 1.0, "metric": name, "value": value})
+                    rows.append(run | {"step": step, "time": 1.0, "metric": name, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -39,14 +39,36 @@ def test_the_kernel_vanishes_or_does_not(slope, verdict):
     assert found.estimate == pytest.approx(slope) and found.verdict == verdict
 
 
-def test_flat_is_judged_over_depths_together():
-    frame = table(
-        lambda r: jitter(r["seed"]) * r["depth"] * r["width"] ** 0.05,
-        grid=[{"depth": 1}, {"depth": 3}],
-        head="tanh",
-    )
-    found = by_id("liu-4b")(frame, {})
-    assert found.estimate == pytest.approx(0.05) and found.n_runs == 30
+def test_what_is_known_at_the_start_counts_unconverged_runs_too():
+    law = lambda r: jitter(r["seed"]) * r["width"] ** 0.05  # noqa: E731
+    frame = table(law, "hessian", head="tanh", converged=0.0, step=0)
+    found = by_id("liu-4a")(frame, {})
+    assert found.estimate == pytest.approx(0.05) and found.n_runs == 15
+    with pytest.raises(LookupError, match="no converged run"):
+        by_id("liu-4c")(table(law, head="tanh", converged=0.0), {})
+
+
+def test_the_kernel_stays_below_the_bound():
+    def frame(change):
+        laws = {"kernel_largest": change, "radius": 2.0, "gradient": 1.0, "hessian_steepest": 0.1}
+        steps = {"kernel_largest": 3, "radius": 3}
+        return pd.concat(
+            table(lambda r, v=v: v * jitter(r["seed"]), name, step=steps.get(name, 0))
+            for name, v in laws.items()
+        ).drop_duplicates(["run_id", "metric"])
+
+    found = by_id("liu-3d")(frame(0.22), {})  # q = 0.2, the bound 0.44
+    assert found.estimate == pytest.approx(0.5, rel=0.02) and found.verdict == "supported"
+    assert by_id("liu-3d")(frame(0.6), {}).verdict == "contradicted"
+
+
+def test_signals_over_the_layers():
+    frames = [
+        table(lambda r: jitter(r["seed"]) * r["width"] ** -0.5, f"signal_inf_{k}", step=0, depth=3)
+        for k in (1, 2, 3)
+    ]
+    found = by_id("liu-1c")(pd.concat(frames), {})
+    assert found.estimate == pytest.approx(-0.5) and found.n_runs == 15
 
 
 def test_ratio_of_the_heads_at_the_largest_width():
@@ -82,19 +104,32 @@ def test_the_plane_tells_one_from_a_half():
 
 def test_errors_of_the_linear_model():
     frames = [
-        table(lambda r, d=d: jitter(r["seed"]) * d**2 / r["width"] ** 0.5, f"linear_error_top_{d}")
-        for d in (1, 2, 4)
-    ]
+        table(lambda r, d=d: jitter(r["seed"]) * d**2 / r["width"] ** 0.5,
+              f"linear_error_top_{d}", step=0)
+        for d in (0.5, 1, 2, 4)
+    ]  # fmt: skip
     found = by_id("liu-8a")(pd.concat(frames), {})
     assert found.estimate == pytest.approx(2) and found.n_runs == 5
-    assert by_id("liu-8b")(frames[2], {}).estimate == pytest.approx(-0.5)
+    assert by_id("liu-8c")(frames[-1], {}).estimate == pytest.approx(-0.5)
+    cubic = [table(lambda r, d=d: d**3, f"linear_error_top_{d}", step=0) for d in (1, 2)]
+    assert by_id("liu-8a")(pd.concat(cubic), {}).verdict == "contradicted"
 
 
 def test_the_pl_condition():
-    frames = [table(lambda r: 2.0 * jitter(r["seed"]), "pl_ratio"),
-              table(lambda r: 1.0, "eigenvalue_min")]  # fmt: skip
-    found = by_id("liu-7c")(pd.concat(frames), {})
-    assert found.estimate == pytest.approx(2) and found.verdict == "supported"
+    ratios = table(lambda r: 0.5 * jitter(r["seed"]) + 0.5 * (r["width"] < 512), "pl_ratio")
+    eigenvalues = table(lambda r: 1.0, "eigenvalue_min", step=0)
+    found = by_id("liu-7c")(pd.concat([ratios, eigenvalues]), {})
+    assert found.estimate == pytest.approx(0.5) and found.verdict == "contradicted"
+
+
+def test_the_smallest_eigenvalue_of_any_part_counts():
+    parts = [
+        pd.concat([table(lambda r, v=v: v, "eigenvalue_lowest", part),
+                   table(lambda r: 1.0, "eigenvalue_min", part, step=0)])
+        for part, v in (("head", 0.5), ("mnist", 1e-4))
+    ]  # fmt: skip
+    found = by_id("liu-7b")(pd.concat(parts), {})
+    assert found.estimate == pytest.approx(1e-4) and found.n_runs == 30
 
 
 def test_the_catapult():

@@ -80,4 +80,4 @@ def label_widths(ax, widths) -> None:
 def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
     """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
     mean, low, high = over_seeds(seed_exponents(rows, x, list(groups)))
-    return f"{mean:.2f} ± {(high - low) / 2:.2f}"
+    return f"{mean:.2f} ± {(high - low) / 2:.2f}".replace("-", "−")

@@ -4,6 +4,7 @@ Layers with a known structure contribute through factors of J (`tangents.structu
 gradient proves to agree with automatic differentiation; all else comes from the latter.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tangents.functional import Params, select
-from tangents.jacobian import Tangent, blocks, stack_tangents
+from tangents.jacobian import OUTPUTS, Tangent, blocks, stack_tangents
 from tangents.structure import candidates, general, owners, qualified, structured
 
 
@@ -86,16 +87,17 @@ class Work:
         alike = x2 is None or (x1.shape[1:], x1.dtype) == (x2.shape[1:], x2.dtype)
         _require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
         _require(len(x1) > 0 and (x2 is None or len(x2) > 0), "there are no inputs")
-        probe = tangent(module, params, x1[:2])
-        each = probe.gram(probe, outputs)
-        axis, n, m = probe.value.dim() - 2, len(x1), len(x1 if x2 is None else x2)
-        shape = (*each.shape[:axis], n, m, *each.shape[axis + 2 :])
+        _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
+        stacked = _stacked(module, params)
+        kind = _plan(module, params, x1[:2], stacked)
+        lead, n, m = (stacked,) if stacked else (), len(x1), len(x1 if x2 is None else x2)
+        ends = (kind.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
+        shape, each = (*lead, n, m, *ends), math.prod(lead) * kind.unit
         budget = _free(x1.device) / 4 if budget is None else budget
-        held = [v.nbytes for f in probe.factors for v in (f.a, f.b) if v is not None]
-        row = 4 * sum(held) / len(x1[:2])  # rows and columns, and as much on the way to them
-        entry = 2 * each.nbytes / len(x1[:2]) ** 2
+        row = 4 * each * kind.held  # rows and columns, and as much on the way to them
+        entry = 2 * each * math.prod(ends)
         size = int(2 * budget / (row + (row**2 + 4 * entry * budget) ** 0.5))
-        return cls(module, params, x1, x2, outputs, max(1, size), shape, axis)
+        return cls(module, params, x1, x2, outputs, max(1, size), shape, len(lead))
 
     def places(self) -> list[tuple[slice, slice]]:
         """(rows, columns) of the blocks: the lower triangle of a symmetric kernel."""
@@ -154,6 +156,9 @@ class Plan(NamedTuple):
     """Which way the columns of J come, found once for each kind of input."""
 
     structured: frozenset[str]  # layers whose structured gradient is automatic differentiation's
+    outputs: int  # of the module
+    unit: int  # bytes of a number
+    held: float  # numbers in the factors of one example
     batched: bool = True  # whether the general rows come right for all examples at once
 
 
@@ -202,8 +207,10 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         if name in known
         and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
     )
-    plan = Plan(trusted)
+    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0)
     whole = _tangent(module, params, x, plan)
+    held = [v.nbytes for factor in whole.factors for v in (factor.a, factor.b) if v is not None]
+    plan = plan._replace(held=sum(held) / f.element_size() / len(x))
     batched = right(whole.value, whole.factors) == want.keys()
     return plan if batched else plan._replace(batched=False)
 

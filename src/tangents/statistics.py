@@ -82,6 +82,14 @@ def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
     return rows.sort_values("time").groupby("run_id", sort=True).tail(1).sort_values("run_id")
 
 
+def initial(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
+    """The value of a metric at the start of each run of a part, whatever became of the run."""
+    rows = frame[(frame["part"] == part) & (frame["metric"] == metric) & (frame["step"] == 0)]
+    if rows.empty:
+        raise LookupError(f"no run with {metric!r} at its start in part {part!r}")
+    return rows.sort_values("run_id")
+
+
 def lost(frame: pd.DataFrame, part: str) -> str:
     """How many runs of a part did not converge, in words; empty if all did."""
     rows = frame[(frame["part"] == part) & (frame["metric"] == "converged")]
@@ -99,14 +107,20 @@ def seed_exponents(rows: pd.DataFrame, x: str, groups: list[str]) -> list[float]
     return by_seed(rows, one)
 
 
-def exponent(metric: str, part: str, x: str, accept, sign=1.0, **where) -> Callable[..., Finding]:
-    """A claim's check that metric ~ x^(sign a), a accepted, fitted for each seed over all else."""
+def exponent(
+    metric: str, part: str, x: str, accept, sign=1.0, when=finals, **where
+) -> Callable[..., Finding]:
+    """A claim's check that metric ~ x^(sign a), a accepted, fitted for each seed over all else.
+
+    Of the values that `when` takes from the table: `finals` or `initial`.
+    """
 
     def check(frame: pd.DataFrame, arrays: dict) -> Finding:
-        rows = pick(finals(frame, part, metric), **where)
+        rows = pick(when(frame, part, metric), **where)
         others = [c for c in rows.columns if c not in RESERVED | {"seed", x}]
         slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
-        return finding(over_seeds(slopes), accept, len(rows), lost(frame, part))
+        note = lost(frame, part) if when is finals else ""
+        return finding(over_seeds(slopes), accept, len(rows), note)
 
     return check
 

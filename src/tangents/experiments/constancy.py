@@ -28,6 +28,7 @@ from tangents.functional import (
     norm,
     select,
     unflatten,
+    where,
 )
 from tangents.losses import LOSSES
 from tangents.ntk import ntk
@@ -35,10 +36,10 @@ from tangents.optimise import Descent, gradient_descent, updates
 from tangents.train import Problem
 
 DIMENSION = 5  # of the inputs on the sphere
-RADII = (1, 2, 4, 8)  # of the steps on which the linear model's error is measured
-SEARCHED = 10  # distances tried along the steepest ascent
+RADII = (0.25, 0.5, 1, 2, 4, 8)  # of the steps on which the linear model's error is measured
+SEARCHED = 10  # steps of the path of steepest ascent
 GROWTH = 1.1  # from one look at the kernel to the next, in steps; every step up to the 50th
-KEPT = 1.5  # from one row of the trajectory to the next, in steps
+KEPT = 1.25  # from one row of the trajectory to the next, in steps
 LANCZOS = dict(tolerance=1e-2, max_steps=400)  # an eigenvalue to about 1e-4 of itself
 CENTRES = {  # targets lie at centre -+ size, well inside what the head can give
     "linear": (0.0, 0.7),
@@ -164,33 +165,33 @@ def curvature(module: nn.Module, params: Params, x: Tensor, c: Constancy, seeds:
     """Hessian norms at the start and in the ball, and the errors of the linear model, each (b,).
 
     Means over the inputs x at w0 and at a random point of the ball's surface; for the first of them
-    alone where v^T H v is largest in the ball along its gradient, v the top eigenvector at w0. The
-    linear model's error at distance r along a random direction (mean over x) and along v (first x).
+    alone at the end of `climb`, with v the top eigenvector at w0. The linear model's error at
+    distance r along a random direction (mean over x) and along v or -v, the worse (first x).
     """
     values, vectors = output_hessian_top(module, params, x, **LANCZOS)
-    top, first, one = vectors[:, 0], x[:1], torch.ones(len(seeds)).to(x)
+    top, first = vectors[:, 0], x[:1]
     aside = torch.stack([_direction(seed, top[0]) for seed in seeds])
-    uphill = ascent(module, params, first, top)
+    linear = linearise(module, params)
 
-    def moved(direction: Tensor, r: float | Tensor) -> Params:
-        return axpy(r * one, unflatten(direction, params), params)
+    def gap(direction: Tensor, r: float, at: Tensor) -> Tensor:
+        w = moved(params, direction, r)
+        return (output(module, w, at) - linear(w, at)[..., 0]).abs().mean(-1)
 
-    lengths = c.radius * one * (torch.arange(1, SEARCHED + 1).to(x) / SEARCHED)[:, None]
-    bends = [bend(module, moved(uphill, r), first, top).abs() for r in lengths]
-    best = lengths.gather(0, torch.stack(bends).argmax(0, keepdim=True))[0]
-    random, steep = moved(aside, c.radius), moved(uphill, best)
+    random, steep = moved(params, aside, c.radius), climb(module, params, first, top, c.radius)
     found = dict(
         hessian=values.abs().mean(-1),
         hessian_random=output_hessian_norm(module, random, x, **LANCZOS).mean(-1),
         hessian_steepest=output_hessian_norm(module, steep, first, **LANCZOS)[:, 0],
     )
-    linear = linearise(module, params)
     for r in RADII:
-        for name, direction, at in (("random", aside, x), ("top", top, first)):
-            w = moved(direction, r)
-            gap = output(module, w, at) - linear(w, at)[..., 0]
-            found[f"linear_error_{name}_{r}"] = gap.abs().mean(-1)
+        found[f"linear_error_random_{r:g}"] = gap(aside, r, x)
+        found[f"linear_error_top_{r:g}"] = torch.maximum(gap(top, r, first), gap(top, -r, first))
     return found
+
+
+def moved(params: Params, direction: Tensor, r: float) -> Params:
+    """The weights at distance r along unit vectors (b, p)."""
+    return axpy(torch.full_like(direction[:, 0], r), unflatten(direction, params), params)
 
 
 def _direction(seed: int, like: Tensor) -> Tensor:
@@ -210,20 +211,28 @@ def bend(module: nn.Module, params: Params, x: Tensor, v: Tensor) -> Tensor:
     return jvp(slope, (params,), (along,))[1]
 
 
-def ascent(module: nn.Module, params: Params, x: Tensor, v: Tensor) -> Tensor:
-    """Unit vectors (b, p) along which |v^T H v| grows fastest, H the Hessian of the output at x.
+def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float) -> Params:
+    """Where |v^T H v| was largest on its path of steepest ascent, of this length, from `params`.
 
-    Zero where it does not change, as for a network whose third derivative vanishes there.
+    H is the Hessian of the output at the one x, v (b, p) stays as it is. A network whose third
+    derivative vanishes stays where it is.
     """
-    g = flatten(grad(lambda w: bend(module, w, x, v).abs().sum())(params))
-    return g / g.norm(dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+    here, best, most = params, params, bend(module, params, x, v).abs()
+    for _ in range(SEARCHED):
+        g = flatten(grad(lambda w: bend(module, w, x, v).abs().sum())(here))
+        uphill = g / g.norm(dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
+        here = moved(here, uphill, length / SEARCHED)
+        bent = bend(module, here, x, v).abs()
+        best, most = where(bent > most, here, best), torch.maximum(bent, most)
+    return best
 
 
 def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
     """Largest deviations, each (b,), from what the chain rule says about a head phi.
 
     H(phi(f)) = phi' H(f) + phi'' grad f grad f^T, tried on one vector at the first input, relative
-    to its norm; K(phi(f)) = phi'(f) phi'(f)^T * K(f), relative to its largest entry.
+    to its norm; K(phi(f)) = phi'(f) phi'(f)^T * K(f), relative to its largest entry. Beside them
+    `head_curvature`, the norm of phi'' grad f grad f^T, mean over the inputs.
     """
     inside = without_head(params)
     f = output(module.net, inside, x).detach()
@@ -233,7 +242,10 @@ def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
         ntk(net, p, x, outputs="trace") for net, p in ((module, params), (module.net, inside))
     )
     gap = kernel - first[:, :, None] * first[:, None, :] * inner_kernel
-    found = dict(kernel_identity=gap.abs().amax((1, 2)) / kernel.abs().amax((1, 2)))
+    found = dict(
+        kernel_identity=gap.abs().amax((1, 2)) / kernel.abs().amax((1, 2)),
+        head_curvature=(second.abs() * inner_kernel.diagonal(dim1=1, dim2=2)).mean(-1),
+    )
 
     one = x[:1]
     g = flatten(grad(lambda p: output(module.net, p, one).sum())(inside))
@@ -335,8 +347,8 @@ def run(configs: list[Constancy], device: str) -> Iterator[tuple[int, list[dict]
         trace.look(state, loss, at, ended[at] | (state.step >= keep))
         if state.step >= due:
             due = state.step + 1 if state.step < 50 else math.ceil(state.step * GROWTH)
-        if state.step >= keep:
-            keep = max(state.step + 1, math.ceil(state.step * KEPT))
+            if state.step >= keep:
+                keep = max(state.step + 1, math.ceil(state.step * KEPT))
         for i in _places(ended).tolist():
             yield i, finish(trace, c, state, i, bool(fitted[i])), {}
         waiting &= ~ended
@@ -432,7 +444,7 @@ PRESETS = {
 
 EXPERIMENT = Experiment(
     name="constancy",
-    version=1,
+    version=2,
     config=Constancy,
     presets=PRESETS,
     stack=("seed", "alpha"),

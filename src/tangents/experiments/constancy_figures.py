@@ -1,12 +1,11 @@
 """The figures of the chapter on the constancy of the kernel, each a function of published rows."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tangents.experiments.constancy_checks import linear_errors, plane_fit
-from tangents.figures import MARKERS, PALETTE, band, fitted, guide, label_widths, panels
-from tangents.statistics import finals, over_seeds, pick, seed_exponents
+from tangents.experiments.constancy_checks import allowed, linear_errors, plane_fit
+from tangents.figures import PALETTE, band, fitted, guide, label_widths, panels
+from tangents.statistics import finals, initial, over_seeds, pick
 
 WIDTH = "width $m$"
 KERNEL = r"largest kernel change $\|\Delta K\|/\|K_0\|$"
@@ -52,34 +51,42 @@ def headline(frame: pd.DataFrame) -> Figure:
     first = start[start["width"] == at[0]]["value"].mean()
     guide(right, [at[0], at[-1]], 0.5 * first, -1, "$1/m$", ls=":")
     guide(right, [at[0], at[-1]], 0.5 * first, -0.5, r"$1/\sqrt{m}$", ls=":")
-    right.legend(fontsize=8.5)
+    bound = pick(allowed(frame), depth=1)
+    band(right, bound, "width", 5, "bound, linear, 1 hidden", color="0.4", ls="-.")
+    right.legend(fontsize=8)
     return fig
 
 
 def hessians(frame: pd.DataFrame) -> Figure:
-    """The Hessian at the start, in the ball, after training; linear and tanh read-out."""
-    fig, axes = panels(2)
+    """The Hessian at the start, in the ball, after training; by head and depth."""
+    fig, axes = panels(2, rows=2, height=3.4)
     places = {
         "hessian": "at the start",
         "hessian_trained": "after training",
         "hessian_random": "random point of the ball",
         "hessian_steepest": "steepest ascent in the ball",
     }
-    for ax, depth in zip(axes, LINES, strict=True):
+    for k, (head, depth) in enumerate((h, d) for h in ("linear", "tanh") for d in LINES):
+        ax, where = axes[k], dict(depth=depth, head=head)
         axes_over_width(ax, HESSIAN)
-        ax.set_title(f"{depth} hidden layer{'s' * (depth > 1)}", fontsize=11)
+        ax.set_title(f"{head} head, {depth} hidden layer{'s' * (depth > 1)}", fontsize=11)
         for place, (metric, label) in enumerate(places.items()):
-            for head, style in (("linear", "-"), ("tanh", "--")):
-                rows = pick(finals(frame, "head", metric), depth=depth, head=head)
-                linear = head == "linear"
-                look = dict(ls=style, mfc=None if linear else "w")
-                band(ax, rows, "width", place, label if linear else None, **look)
-        rows = pick(finals(frame, "head", "hessian"), depth=depth, head="linear")
+            when = finals if metric == "hessian_trained" else initial
+            band(ax, pick(when(frame, "head", metric), **where), "width", place, label)
+        rows = pick(initial(frame, "head", "hessian"), **where)
         widths(ax, rows)
-        start = rows.groupby("width")["value"].mean()
-        text = rf"$-1/2$; fit {fitted(rows, 'width', ('depth',))}"
-        guide(ax, [start.index[0], start.index[-1]], 0.3 * start.iloc[0], -0.5, text, ls=":")
-    axes[0].legend(fontsize=8.5, loc="lower left")
+        ax.set_ylim(0.02, 5)
+        if head == "linear":
+            start = rows.groupby("width")["value"].mean()
+            ends = [start.index[0], start.index[-1]]
+            guide(ax, ends, 0.4 * start.iloc[0], -0.5, "slope $-1/2$", ls=":")
+            text = f"at the start: exponent {fitted(rows, 'width', ('depth',))}"
+            ax.annotate(text, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top")
+        else:
+            added = pick(initial(frame, "head", "head_curvature"), **where)
+            name = r"the head's $|\varphi''|\,\|\nabla f\|^2$"
+            band(ax, added, "width", 5, name, color="0.4", ls="-.", marker="")
+    axes[2].legend(fontsize=8.5, loc="lower left")
     return fig
 
 
@@ -87,22 +94,23 @@ def mechanism(frame: pd.DataFrame) -> Figure:
     """What each unit is worth: two-norm and largest entry of df/da_l by layer."""
     fig, axes = three()
     names = {k: rf"$\|\partial f/\partial a_l\|_{v}$" for k, v in (("two", 2), ("inf", r"\infty"))}
-    deep = dict(depth=3, head="linear")
     for ax, (kind, label) in zip(axes[:2], names.items(), strict=True):
         axes_over_width(ax, label)
         for layer in (1, 2, 3):
-            rows = pick(finals(frame, "head", f"signal_{kind}_{layer}"), **deep)
-            band(ax, rows, "width", layer - 1, f"layer {layer}")
+            rows = initial(frame, "head", f"signal_{kind}_{layer}")
+            rows = pick(rows, depth=3, head="linear")
+            fit = fitted(rows, "width", ("depth",))
+            band(ax, rows, "width", layer - 1, f"layer {layer}: {fit}")
         widths(ax, rows)
-    guide(axes[1], [32, 1024], 0.25, -0.5, r"$1/\sqrt{m}$", ls=":")
+        ax.legend(title="exponent of $m$", fontsize=8.5, title_fontsize=8.5)
+    guide(axes[1], [32, 1024], 0.16, -0.5, r"$1/\sqrt{m}$", ls=":")
     axes[0].set_ylim(0.1, 10)
     narrow = axes[2]
     axes_over_width(narrow, names["inf"] + ", with a bottleneck", "outer width $m$")
-    rows = finals(frame, "bottleneck", "signal_inf_2")
+    rows = initial(frame, "bottleneck", "signal_inf_2")
     for place, (b, group) in enumerate(rows.groupby("bottleneck")):
         band(narrow, group, "width", place, f"{b}")
     widths(narrow, group)
-    axes[0].legend()
     narrow.legend(title="units in layer 2", fontsize=8.5, ncols=2)
     return fig
 
@@ -111,22 +119,25 @@ def linearisation(frame: pd.DataFrame) -> Figure:
     """The linear model's error by distance, and by width."""
     fig, (left, right) = panels(2)
     error = "$|f - f_{lin}|$"
-    left.set(xscale="log", yscale="log", xlabel=r"distance $\|w-w_0\|$", ylabel=error)
+    left.set(xscale="log", yscale="log", xlabel=r"distance $r=\|w-w_0\|$", ylabel=error)
     axes_over_width(right, error + " at distance 4")
     for place, (direction, label) in enumerate(
         (("top", "top eigenvector"), ("random", "random direction"))
     ):
         rows = linear_errors(frame, direction, head="linear", depth=1)
         wide = rows[rows["width"] == rows["width"].max()]
-        at, mean = band(left, wide, "r", place, label)
-        slopes = seed_exponents(wide, "r", ["depth"])
-        guide(left, at, 0.6 * mean[0], 2, f"2; fit {np.mean(slopes):.2f}", ls=":")
+        fit = fitted(wide, "r", ("depth",))
+        at, mean = band(left, wide, "r", place, f"{label}: {fit}")
+        guide(left, at, 0.3 * mean[0], 2, "slope 2", ls=":")
         rows = rows[rows["r"] == 4]
-        at, mean = band(right, rows, "width", place, label)
-        guide(right, at, 0.55 * mean[0], -0.5, f"fit {fitted(rows, 'width', ('depth',))}", ls=":")
+        fit = fitted(rows, "width", ("depth",))
+        at, mean = band(right, rows, "width", place, f"{label}: {fit}")
+        guide(right, at, 0.3 * mean[0], -0.5, "slope $-1/2$", ls=":")
     widths(right, rows)
-    label_widths(left, [1, 2, 4, 8])
-    left.legend()
+    left.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
+    left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+    left.legend(title="exponent of $r$", fontsize=8.5, title_fontsize=8.5)
+    right.legend(title="exponent of $m$", fontsize=8.5, title_fontsize=8.5)
     return fig
 
 
@@ -138,7 +149,8 @@ def breaking(frame: pd.DataFrame) -> Figure:
     axes_over_width(axes[0], KERNEL)
     by_head(axes[0], heads)
     widths(axes[0], heads)
-    axes[0].legend(fontsize=8.5, title="head")
+    axes[0].set_ylim(3e-3, 20)
+    axes[0].legend(fontsize=8.5, title="head", ncols=2)
     rows = finals(frame, "bottleneck", "kernel_largest")
     axes_over_width(axes[1], KERNEL, "outer width $m$")
     for place, (b, group) in enumerate(rows.groupby("bottleneck")):
@@ -166,7 +178,8 @@ def convergence(frame: pd.DataFrame, width: int = 512) -> Figure:
     }
     rows = pick(frame[frame["part"] == "head"], depth=1, width=width)
     for ax, (metric, label) in zip(axes, names.items(), strict=True):
-        ax.set(yscale="log", xlabel="time $t$ (step times rate)", ylabel=label)
+        xscale = "linear" if metric == "loss" else "log"
+        ax.set(yscale="log", xscale=xscale, xlabel="time $t$ (steps times step size)", ylabel=label)
         for head, group in rows[rows["metric"] == metric].groupby("head"):
             for k, (_, g) in enumerate(group.groupby("run_id")):
                 g = g.sort_values("time")
@@ -203,11 +216,11 @@ def catapult(frame: pd.DataFrame) -> Figure:
     rows = frame[frame["part"] == "catapult"]
     wide = rows[(rows["width"] == rows["width"].max()) & (rows["metric"] == "loss")]
     left.set(yscale="log", xscale="symlog", xlabel="step", ylabel="loss")
-    for place, rate in enumerate((0.5, 1.5, 2.5, 3.5)):
+    for place, rate in zip((0, 2, 1, 4), (0.5, 1.5, 2.5, 3.5), strict=True):
         for k, (_, g) in enumerate(pick(wide, rate=rate).groupby("run_id")):
             g = g.sort_values("step")
-            name = f"{rate:g}" if k == 0 else None
-            left.plot(g["step"], g["value"], color=PALETTE[place], lw=0.9, label=name)
+            look = dict(label=f"{rate:g}" if k == 0 else None, ls="-" if rate > 2 else "--")
+            left.plot(g["step"], g["value"], color=PALETTE[place], lw=0.9, **look)
     left.legend(title="step size")
     ends = finals(frame, "catapult", "sharpness")
     for place, (m, group) in enumerate(ends.groupby("width")):
@@ -224,7 +237,8 @@ def catapult(frame: pd.DataFrame) -> Figure:
 
 def elsewhere(frame: pd.DataFrame) -> Figure:
     """MNIST by width and by bottleneck; ReLU, residual and convolutional networks."""
-    fig, axes = panels(2, rows=2, height=3.3)
+    fig, axes = panels(2, rows=3, height=3.3)
+    axes[5].remove()
     mnist = finals(frame, "mnist", "kernel_largest")
     axes_over_width(axes[0], KERNEL)
     by_head(axes[0], mnist[mnist["bottleneck"] == 0])
@@ -252,11 +266,13 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
     axes[2].legend(
         fontsize=8, title="linear (solid), tanh (dashed)", title_fontsize=8, loc="lower left"
     )
-    axes_over_width(axes[3], HESSIAN, "channels")
-    for head, style in (("linear", "-"), ("tanh", "--")):
-        rows = pick(finals(frame, "conv", "hessian"), head=head)
-        at, _ = band(axes[3], rows, "width", COLOURS[head], head, ls=style, marker=MARKERS[0])
-    label_widths(axes[3], at)
-    axes[3].set_title("MNIST, convolutional", fontsize=11)
-    axes[3].legend(title="head")
+    for ax, metric, label in (
+        (axes[3], "hessian", HESSIAN),
+        (axes[4], "kernel_largest", KERNEL),
+    ):
+        axes_over_width(ax, label, "channels")
+        by_head(ax, (initial if metric == "hessian" else finals)(frame, "conv", metric))
+        label_widths(ax, sorted(frame[frame["part"] == "conv"]["width"].unique()))
+        ax.set_title("MNIST, convolutional", fontsize=11)
+        ax.legend(title="head")
     return fig
