@@ -284,8 +284,9 @@ def test_claims_as_json_are_valid_json(call, tables):
     decays, broken = json.loads(out, parse_constant=refuse)
     assert status == 0 and list(decays) == [
         *("id", "paper", "source", "statement", "preset", "estimate", "low", "high"),
-        *("expected", "verdict", "n_runs", "note"),
+        *("expected", "verdict", "n_runs", "note", "accepted"),
     ]
+    assert decays["accepted"] == [None, 0.5]
     assert decays["n_runs"] == 7 and decays["low"] is None and decays["high"] is None
     assert 0 < decays["estimate"] < 1 and broken["estimate"] is None
 

@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tangents.statistics import INF, by_seed, crossing, finding, jackknife, over_seeds, power
+from tangents.statistics import (
+    INF,
+    by_seed,
+    crossing,
+    finding,
+    jackknife,
+    over_seeds,
+    power,
+    seed_exponents,
+)
 
 
 def test_interval_over_seeds_is_students():
@@ -33,6 +42,12 @@ def test_jackknife_covers_a_variance():
         _, low, high = jackknife(lambda m: np.var(m, ddof=1), draw.normal(size=20))
         hits += low < 1.0 < high
     assert 0.8 < hits / 200 < 0.99  # known to be a little short of 95 % for variances
+
+
+def test_exponents_of_seeds_that_have_one():
+    rows = pd.DataFrame({"seed": [0, 0, 1, 2, 2], "width": [2, 4, 2, 2, 4], "kind": "a"})
+    rows["value"] = rows["width"].astype(float) ** -2
+    assert seed_exponents(rows, "width", ["kind"]) == pytest.approx([-2, -2])
 
 
 def test_power_recovers_an_exponent():

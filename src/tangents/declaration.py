@@ -58,7 +58,10 @@ def accept(field: str, value: str, known: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a claim's check found: an estimate with its 95 % interval over `n_runs` runs."""
+    """What a claim's check found: an estimate with its 95 % interval over `n_runs` runs.
+
+    `accepted` is the range in which the interval has to lie for the claim to be supported.
+    """
 
     estimate: float
     low: float
@@ -66,6 +69,7 @@ class Finding:
     verdict: str
     n_runs: int
     note: str = ""
+    accepted: tuple[float, float] = (math.nan, math.nan)
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

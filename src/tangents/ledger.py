@@ -66,12 +66,15 @@ def judge(experiment: Experiment, presets: Iterable[str]) -> list[dict[str, Any]
                 **{name: float(getattr(finding, name)) for name in ("estimate", "low", "high")},
                 "expected": claim.expected, "verdict": finding.verdict,
                 "n_runs": int(finding.n_runs), "note": finding.note, "failed": failed,
+                "accepted": tuple(map(float, finding.accepted)),
             })  # fmt: skip
     return entries
 
 
 def plain(value: Any) -> Any:
     """The value as JSON can hold it: None for nan and the infinities."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

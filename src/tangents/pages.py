@@ -1,5 +1,6 @@
 """What the book's pages show of the ledger: claims as HTML tables."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
@@ -50,16 +51,30 @@ def _text(words: str) -> str:
 def _measured(claim: Mapping) -> str:
     """The estimate with its interval, as far as either exists."""
     names = ("estimate", "low", "high")
-    estimate, low, high = (f"{claim[name]:.3g}".replace("-", "−") for name in names)
+    estimate, low, high = (_number(claim[name]) for name in names)
     interval = "" if low == "nan" else f"<small>[{low}, {high}]</small>"
     return "none" if estimate == "nan" else estimate + interval
+
+
+def _accepted(claim: Mapping) -> str:
+    """The range that the interval has to lie in, as small print."""
+    low, high = claim["accepted"]
+    if math.isnan(low):
+        return ""
+    ends = [f"≥ {_number(low)}"] * (low > -math.inf) + [f"≤ {_number(high)}"] * (high < math.inf)
+    return f"<small>accepted: {', '.join(ends)}</small>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _row(claim: Mapping) -> str:
     """One row; on a narrow screen data-label stands in for the column's name."""
     source = f"<small>{_text(claim['source'])}; {escape(claim['id'])}</small>"
     verdict = f'<span class="verdict {claim["verdict"]}">{claim["verdict"]}</span>'
-    values = {"Paper": _text(claim["expected"]), "Here": _measured(claim), "Runs": claim["n_runs"]}
+    paper = _text(claim["expected"]) + _accepted(claim)
+    values = {"Paper": paper, "Here": _measured(claim), "Runs": claim["n_runs"]}
     values |= {"Preset": claim["preset"]}
     values |= {"Verdict": f"{verdict}<small>{_text(claim['note'])}</small>"}
     cells = "".join(f'<td data-label="{name}">{value}</td>' for name, value in values.items())

@@ -69,7 +69,7 @@ def finding(
         verdict = "supported"
     else:
         verdict = "contradicted" if high < accept[0] or low > accept[1] else "inconclusive"
-    return Finding(value, low, high, verdict, n_runs, note)
+    return Finding(value, low, high, verdict, n_runs, note, accept)
 
 
 def finals(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
@@ -98,13 +98,16 @@ def lost(frame: pd.DataFrame, part: str) -> str:
 
 
 def seed_exponents(rows: pd.DataFrame, x: str, groups: list[str]) -> list[float]:
-    """The exponent of `value` in column x for each seed, mean over groups of two rows or more."""
+    """The exponent of `value` in column x for each seed, mean over groups of two rows or more.
+
+    A seed without such a group is left out.
+    """
 
     def one(seed_rows):
         fits = [power(g[x], g["value"]) for _, g in seed_rows.groupby(groups) if len(g) > 1]
-        return float(np.mean(fits))
+        return float(np.mean(fits)) if fits else math.nan
 
-    return by_seed(rows, one)
+    return [slope for slope in by_seed(rows, one) if not math.isnan(slope)]
 
 
 def exponent(
@@ -119,7 +122,7 @@ def exponent(
         rows = pick(when(frame, part, metric), **where)
         others = [c for c in rows.columns if c not in RESERVED | {"seed", x}]
         slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
-        note = lost(frame, part) if when is finals else ""
+        note = lost(pick(frame, **where), part) if when is finals else ""
         return finding(over_seeds(slopes), accept, len(rows), note)
 
     return check

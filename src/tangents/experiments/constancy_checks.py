@@ -92,7 +92,8 @@ def stays_positive(frame: pd.DataFrame, arrays: dict) -> Finding:
     first = frame[(frame["metric"] == "eigenvalue_min") & (frame["step"] == 0)]
     lowest, first = (rows.set_index("run_id") for rows in (lowest, first))
     share = lowest["value"] / first["value"].reindex(lowest.index)
-    return finding(over_seeds(share.groupby(lowest["seed"]).min()), (1e-9, INF), len(lowest))
+    least = share.groupby(lowest["seed"]).min()
+    return finding(_geometric(least), (1e-9, INF), len(lowest), "geometric mean over seeds")
 
 
 def pl_known(frame: pd.DataFrame, arrays: dict) -> Finding:

@@ -136,7 +136,7 @@ def linearisation(frame: pd.DataFrame) -> Figure:
     widths(right, rows)
     left.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
     left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    left.legend(title="exponent of $r$", fontsize=8.5, title_fontsize=8.5)
+    left.legend(loc="upper left", title="exponent of $r$", fontsize=8.5, title_fontsize=8.5)
     right.legend(title="exponent of $m$", fontsize=8.5, title_fontsize=8.5)
     return fig
 
