@@ -66,6 +66,58 @@ def test_the_lazy_residual_tells_one_from_a_half():
         assert found.estimate == pytest.approx(b) and found.verdict == verdict
 
 
+def test_movement_and_change_per_distance():
+    """dTheta ~ 1 / (alpha h) where the weights move by 1 / (alpha sqrt h): 1 / sqrt h each."""
+    law = lambda h, s, seed: jitter(seed) / (s / h**0.5) / h  # noqa: E731
+    size = lambda h: (10 * h + 4 * h**2 + h) ** 0.5  # noqa: E731
+    way = lambda h, s, seed: 1 / (s / h**0.5) / h**0.5 / size(h)  # noqa: E731
+    where = dict(part="residual", scales=[1e3, 1e4, 1e5], pca=10)
+    frame = pd.concat([table(law, **where), table(way, metric="weights_change", **where)])
+    found = checks.residual_by_distance(frame, {})
+    assert found.estimate == pytest.approx(-0.5) and found.verdict == "supported"
+
+
+def test_the_depth_law_does_not_add_up_noise():
+    """Noise whose mean over seeds is zero leaves the estimate near zero."""
+    noise = [0.3, -0.3, 0.2, -0.2, 0.0]
+    frames = [
+        table(lambda h, s, seed, L=L: s ** -(2 * L / (L + 1) + noise[seed]), part="depth",
+              scales=[1e-3, 1e-2, 1e-1], depth=L)
+        for L in (1, 2, 3)
+    ]  # fmt: skip
+    frame = pd.concat([f.assign(run_id=f["run_id"] + f"-{k}") for k, f in enumerate(frames)])
+    assert checks.depth_law(frame[frame["width"] == 64], {}).estimate == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("share, verdict", [(1.0, "supported"), (0.4, "contradicted")])
+def test_what_the_last_kernel_has_of_the_gain(share, verdict):
+    rows = []
+    for seed in range(5):
+        first, network = 0.11 + 0.001 * seed, 0.09
+        last = first - share * (first - network)
+        for time, metric, value in ((0.0, "frozen_error", first), (2.0, "frozen_error", last),
+                                    (2.0, "error", network), (2.0, "converged", 1.0)):  # fmt: skip
+            run = {"run_id": str(seed), "part": "frozen", "scaled_alpha": 1.0, "seed": seed}
+            rows.append(run | {"time": time, "metric": metric, "value": value})
+    found = checks.last_kernel(pd.DataFrame(rows), {})
+    assert found.estimate == pytest.approx(share) and found.verdict == verdict
+
+
+def test_a_narrow_network_does_not_contradict_what_wide_ones_do():
+    law = lambda h, s, seed: 0.1 + (0.01 * jitter(seed) if s >= 1e4 else 0.0)  # noqa: E731
+    frame = table(law, part="fashion", metric="error", scales=[1e-2, 1e4])
+    assert checks.reversal(True)(frame, {}).verdict == "inconclusive"
+    wide = frame.assign(width=frame["width"] * 10)
+    assert checks.reversal(True)(wide, {}).verdict == "contradicted"
+
+
+def test_times_at_a_fixed_width_and_at_a_fixed_scale():
+    frame = table(lambda h, s, seed: jitter(seed) * s / h**0.3, metric="t1")
+    assert checks.time_exponent("t1", "scaled_alpha", (0.9, 1.1))(frame, {}).verdict == "supported"
+    found = checks.time_exponent("t1", "width", (-0.1, 0.1))(frame, {})
+    assert found.estimate == pytest.approx(-0.3) and found.verdict == "contradicted"
+
+
 def test_claims_have_names_of_their_own_and_known_papers():
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
     assert {claim.paper for claim in CLAIMS} <= {"geiger2019", "geiger2020"}

@@ -11,6 +11,7 @@ from tangents.experiments.lazy_checks import (
     depth_law,
     early_linear,
     ensemble_flat,
+    ensemble_gap,
     first_kernel,
     fluctuations,
     gap_at_largest,
@@ -20,6 +21,7 @@ from tangents.experiments.lazy_checks import (
     last_kernel,
     lazy_residual,
     plateau,
+    residual_by_distance,
     reversal,
     scale_by_error,
     scale_by_kernel,
@@ -128,13 +130,30 @@ CLAIMS = (
         ensemble_flat(LAZY),
     ),
     Claim(
+        "geiger-6c",
+        V1,
+        "section 4",
+        "Ensembles of either regime err almost alike (share left of the gap between single "
+        "networks, largest width).",
+        "0.2 of 0.65 points",
+        ensemble_gap,
+    ),
+    Claim(
         "geiger-7a",
         V1,
         "section 5",
         r"Feature regime: the time $t_1$ to halve the loss grows as "
-        r"$\sqrt{h}\alpha$.",
+        r"$\sqrt{h}\alpha$, at a fixed width.",
         "exponent 1",
-        time_exponent("t1", (0.9, 1.1)),
+        time_exponent("t1", "scaled_alpha", (0.9, 1.1)),
+    ),
+    Claim(
+        "geiger-7c",
+        V1,
+        "section 5",
+        r"Feature regime: at a fixed $\sqrt{h}\alpha$ the time $t_1$ does not depend on the width.",
+        "exponent 0",
+        time_exponent("t1", "width", (-0.1, 0.1)),
     ),
     Claim(
         "geiger-7b",
@@ -149,9 +168,17 @@ CLAIMS = (
         V1,
         "section 5",
         r"Feature regime: the time $t_2$ to the end of training grows as "
-        r"$(\sqrt{h}\alpha)^{3/2}$.",
+        r"$(\sqrt{h}\alpha)^{3/2}$, at a fixed width.",
         "exponent 3/2",
-        time_exponent("t2", (1.25, 1.75)),
+        time_exponent("t2", "scaled_alpha", (1.25, 1.75)),
+    ),
+    Claim(
+        "geiger-8c",
+        V1,
+        "section 5",
+        r"Feature regime: at a fixed $\sqrt{h}\alpha$ the time $t_2$ does not depend on the width.",
+        "exponent 0",
+        time_exponent("t2", "width", (-0.1, 0.1)),
     ),
     Claim(
         "geiger-8b",
@@ -182,7 +209,7 @@ CLAIMS = (
         V1,
         "kernel figure",
         r"Feature regime, five hidden layers: the kernel changes as "
-        r"$(\sqrt{h}\alpha)^{-a}$, $a = 1.7$.",
+        r"$(\sqrt{h}\alpha)^{-a}$, $a = 1.7$, at a fixed width.",
         "1.7 (homogeneity: 5/3)",
         exponent("kernel_change", "depth", "scaled_alpha", (1.5, 1.9), -1.0, depth=5),
     ),
@@ -190,17 +217,24 @@ CLAIMS = (
         "geiger-10b",
         V1,
         "kernel figure",
-        r"Lazy regime, softplus: the kernel changes as "
-        r"$(\sqrt{h}\alpha)^{-1}$.",
+        r"Lazy regime, softplus: the kernel changes as $\alpha^{-1}$ at a fixed width.",
         "exponent $-1$",
         exponent("kernel_change", "residual", "scaled_alpha", (-1.1, -0.9)),
+    ),
+    Claim(
+        "geiger-10c",
+        V1,
+        "kernel figure",
+        r"Feature regime: at a fixed $\sqrt{h}\alpha$ the kernel changes alike at every width.",
+        "exponent 0",
+        exponent("kernel_change", "phase", "width", (-0.1, 0.1), scaled_alpha=(1e-2, 1.0)),
     ),
     Claim(
         "geiger-11a",
         V1,
         "weights figure",
         r"Feature regime, five hidden layers: $|dw|/|w_0|$ goes as "
-        r"$(\sqrt{h}\alpha)^{-0.23}$.",
+        r"$(\sqrt{h}\alpha)^{-0.23}$, at a fixed width.",
         "$-0.23$ (asymptote $-1/6$)",
         exponent(
             "weights_change", "phase", "scaled_alpha", (-0.33, -0.13), scaled_alpha=(1e-2, 1.0)
@@ -210,7 +244,7 @@ CLAIMS = (
         "geiger-11b",
         V1,
         "weights figure",
-        r"Lazy regime: $|dw|/|w_0|$ goes as $(\sqrt{h}\alpha)^{-1}$.",
+        r"Lazy regime: $|dw|/|w_0|$ goes as $\alpha^{-1}$ at a fixed width.",
         "exponent $-1$",
         exponent("weights_change", "residual", "scaled_alpha", (-1.1, -0.9)),
     ),
@@ -219,7 +253,7 @@ CLAIMS = (
         V1,
         "appendix on ReLU",
         r"ReLU, lazy: the kernel changes as "
-        r"$(\sqrt{h}\alpha)^{-1/2}$.",
+        r"$\alpha^{-1/2}$ at a fixed width.",
         "exponent $-1/2$",
         exponent("kernel_change", "relu", "scaled_alpha", (-0.6, -0.4)),
     ),
@@ -227,8 +261,9 @@ CLAIMS = (
         "geiger-13a",
         V1,
         "section 6",
-        "Feature regime: learning with the network's last kernel errs as often as the network.",
-        "equal",
+        "Feature regime: learning with the network's last kernel errs as often as the network "
+        "(share of the network's gain over its first kernel that the last one has).",
+        "1",
         last_kernel,
     ),
     Claim(
@@ -273,6 +308,15 @@ CLAIMS = (
         r"not as $1/(\alpha\sqrt{h})$ (exponent of $h$ at fixed $\alpha$).",
         "1 against 1/2",
         lazy_residual,
+    ),
+    Claim(
+        "beyond-residual-distance",
+        V1,
+        "this book",
+        r"Per distance that the weights move it changes as $h^{-1/2}$: half of the faster law is "
+        "that wider networks move less.",
+        "exponent $-1/2$",
+        residual_by_distance,
     ),
     Claim(
         "beyond-steps",
