@@ -9,6 +9,7 @@ from math import prod
 import torch
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor, nn
+from torch.func import functional_call, hessian
 
 from tangents import models
 from tangents.functional import Params, stack
@@ -45,12 +46,26 @@ def flat(params: Params, start: int = 0) -> Tensor:
     return torch.cat([v.flatten(start) for v in params.values()], -1)
 
 
+def unflat(w: Tensor, params: Params) -> Params:
+    """The inverse of `flat` for one network, with the shapes of `params`."""
+    parts = w.split([v.numel() for v in params.values()])
+    return {k: p.view_as(v) for (k, v), p in zip(params.items(), parts, strict=True)}
+
+
+def dense_hessian(module, params: Params, x: Tensor, k: int = 0) -> Tensor:
+    """The Hessian (p, p) of output k at one input x, by automatic differentiation."""
+
+    def f(w):
+        return functional_call(module, unflat(w, params), (x[None],))[0, k]
+
+    return hessian(f)(flat(params))
+
+
 def exact_flow(problem: Problem, params: Params, t: float) -> Tensor:
     """Output (n,) of one network after time t of gradient flow, by a Runge-Kutta of order 8."""
 
     def unflatten(w):
-        parts = torch.from_numpy(w).split([v.numel() for v in params.values()])
-        return {k: p.view_as(v) for (k, v), p in zip(params.items(), parts, strict=True)}
+        return unflat(torch.from_numpy(w), params)
 
     def slope(_, w):
         return -flat(problem.at(unflatten(w), False).gradient).numpy()

@@ -15,7 +15,7 @@ from tangents.experiments import constancy, study
 from tangents.experiments.constancy import Constancy
 from tangents.functional import axpy, flatten, select, unflatten
 from tangents.ntk import ntk
-from tests.cases import close
+from tests.cases import close, dense_hessian, flat, unflat
 
 START = {"gradient", "hessian", "hessian_random", "hessian_steepest"}
 TRAINED = {
@@ -143,33 +143,15 @@ def test_errors_of_the_linear_model_by_hand(trained):
     x, _ = constancy.task("sphere", c.n, True, "float64", "cpu")
     module = constancy.network(c, x)
     params = select(constancy.start(module, [c], x), 0)
-    top = torch.linalg.eigh(hessian(module, params, x[:1]))
+    top = torch.linalg.eigh(dense_hessian(module, params, x[0]))
     v = top.eigenvectors[:, top.eigenvalues.abs().argmax()]
     g = torch.func.grad(lambda p: functional_call(module, p, (x[:1],)).sum())(params)
     errors = []
     for sign in (1, -1):
-        ahead = {
-            k: w + 2 * sign * d for (k, w), d in zip(params.items(), split(v, params), strict=True)
-        }
+        ahead = unflat(flat(params) + 2 * sign * v, params)
         gap = functional_call(module, ahead, (x[:1],)) - functional_call(module, params, (x[:1],))
-        errors.append((gap - 2 * sign * torch.cat([w.flatten() for w in g.values()]) @ v).abs())
+        errors.append((gap - 2 * sign * flat(g) @ v).abs())
     assert last(trained[0], "linear_error_top_2") == pytest.approx(max(errors).item(), rel=1e-2)
-
-
-def hessian(module, params, x):
-    """Dense, by automatic differentiation."""
-    names, sizes = list(params), [p.numel() for p in params.values()]
-
-    def f(w):
-        parts = [v.view_as(p) for v, p in zip(w.split(sizes), params.values(), strict=True)]
-        return functional_call(module, dict(zip(names, parts, strict=True)), (x,)).sum()
-
-    return torch.func.hessian(f)(torch.cat([p.flatten() for p in params.values()]))
-
-
-def split(v, params):
-    sizes = [p.numel() for p in params.values()]
-    return [w.view_as(p) for w, p in zip(v.split(sizes), params.values(), strict=True)]
 
 
 def test_a_climb_follows_the_steepest_ascent_of_the_second_derivative():

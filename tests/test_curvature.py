@@ -20,7 +20,7 @@ from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
 from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.ntk import ntk, tangent
-from tests.cases import STACKS, all_close, close, flat, like, name, normal
+from tests.cases import STACKS, all_close, close, dense_hessian, flat, like, name, normal, unflat
 
 N, C = 4, 3
 NET = models.MLP(3, 12, 2, c=C, activation="tanh")
@@ -149,18 +149,8 @@ def test_the_spectrum_of_the_kernel_without_the_kernel():
 # ---- Hessians
 
 
-def dense_hessian(params, xi, k):
-    def f(w):
-        sizes = [v.numel() for v in params.values()]
-        parts = w.split(sizes)
-        p = {n: u.view_as(v) for (n, v), u in zip(params.items(), parts, strict=True)}
-        return functional_call(NET, p, (xi[None],))[0, k]
-
-    return hessian(f)(flat(params))
-
-
 def test_output_hessian_is_that_of_autodiff():
-    H = torch.stack([dense_hessian(PARAMS, xi, 1) for xi in X])
+    H = torch.stack([dense_hessian(NET, PARAMS, xi, 1) for xi in X])
     v = normal(N, H.shape[-1], seed=3)
     close(output_hessian(NET, PARAMS, X, 1)(v), (H @ v[..., None])[..., 0])
     want = torch.linalg.matrix_norm(H, 2)
@@ -208,9 +198,7 @@ def test_ggn_is_the_hessian_of_the_loss_of_the_linearised_model(loss):
     f_lin = linearise(NET, PARAMS)
 
     def total(w):
-        parts = w.split([u.numel() for u in PARAMS.values()])
-        p = {k: u.view_as(a) for (k, a), u in zip(PARAMS.items(), parts, strict=True)}
-        return loss.value(f_lin(p, X), Y).sum()
+        return loss.value(f_lin(unflat(w, PARAMS), X), Y).sum()
 
     H = hessian(total)(flat(PARAMS))
     close(flat(gauss_newton_product(t, v, loss.root(t.value))), H @ flat(v))

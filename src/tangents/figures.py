@@ -79,5 +79,10 @@ def label_widths(ax, widths) -> None:
 
 def fitted(rows: pd.DataFrame, x: str, groups=("width",)) -> str:
     """The exponent of `value` in x, per seed over groups, as text with its 95 % half-interval."""
-    mean, low, high = over_seeds(seed_exponents(rows, x, list(groups)))
+    return plus_minus(over_seeds(seed_exponents(rows, x, list(groups))))
+
+
+def plus_minus(estimate: tuple[float, float, float]) -> str:
+    """An estimate with the half of its interval, as text."""
+    mean, low, high = estimate
     return f"{mean:.2f} ± {(high - low) / 2:.2f}".replace("-", "−")

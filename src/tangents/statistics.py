@@ -90,9 +90,14 @@ def initial(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
     return rows.sort_values("run_id")
 
 
-def lost(frame: pd.DataFrame, part: str) -> str:
-    """How many runs of a part did not converge, in words; empty if all did."""
-    rows = frame[(frame["part"] == part) & (frame["metric"] == "converged")]
+def by_run(rows: pd.DataFrame) -> pd.Series:
+    """The `value` of each run: two of these divide run by run."""
+    return rows.set_index("run_id")["value"]
+
+
+def lost(frame: pd.DataFrame, part: str, **where) -> str:
+    """How many runs of a part, as far as picked, did not converge, in words; empty if all did."""
+    rows = pick(frame[(frame["part"] == part) & (frame["metric"] == "converged")], **where)
     count = int((rows["value"] != 1).sum())
     return f"{count} of {len(rows)} runs did not converge and are left out" if count else ""
 
@@ -122,7 +127,7 @@ def exponent(
         rows = pick(when(frame, part, metric), **where)
         others = [c for c in rows.columns if c not in RESERVED | {"seed", x}]
         slopes = [sign * slope for slope in seed_exponents(rows, x, others)]
-        note = lost(pick(frame, **where), part) if when is finals else ""
+        note = lost(frame, part, **where) if when is finals else ""
         return finding(over_seeds(slopes), accept, len(rows), note)
 
     return check

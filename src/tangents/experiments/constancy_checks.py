@@ -12,6 +12,7 @@ import pandas as pd
 from tangents.declaration import Finding
 from tangents.statistics import (
     INF,
+    by_run,
     by_seed,
     finals,
     finding,
@@ -24,6 +25,12 @@ from tangents.statistics import (
 )
 
 LINEAR = dict(head="linear")
+ENDING = ("kernel_largest", "radius", "hessian_trained")
+
+
+def known(metric: str) -> Callable[[pd.DataFrame, str, str], pd.DataFrame]:
+    """How its values are found: of converged runs at their end, of all runs at their start."""
+    return finals if metric in ENDING else initial
 
 
 def ratio(metric: str, part: str, accept, **where) -> Callable[..., Finding]:
@@ -63,19 +70,18 @@ def allowed(frame: pd.DataFrame) -> pd.DataFrame:
     ball, the gradient of an output changes by at most the share q, and the kernel by 2 q + q^2.
     """
     rows = pick(finals(frame, "head", "radius"), **LINEAR).set_index("run_id", drop=False)
-    norms, gradients = (
-        initial(frame, "head", metric).set_index("run_id")["value"].reindex(rows.index)
-        for metric in ("hessian_steepest", "gradient")
+    norm, gradient = (
+        by_run(initial(frame, "head", metric)) for metric in ("hessian_steepest", "gradient")
     )
-    q = rows["value"] * norms / gradients
+    q = rows["value"] * norm / gradient
     return rows.assign(value=2 * q + q**2)
 
 
 def below_bound(frame: pd.DataFrame, arrays: dict) -> Finding:
     """Largest ratio of the kernel's change to what the theorem allows it, linear head."""
     bound = allowed(frame)
-    change = finals(frame, "head", "kernel_largest").set_index("run_id")["value"]
-    worst = (change.reindex(bound.index) / bound["value"]).groupby(bound["seed"]).max()
+    share = by_run(finals(frame, "head", "kernel_largest")) / bound["value"]
+    worst = share.groupby(bound["seed"]).max()
     return finding(over_seeds(worst), (0, 1), len(bound), "largest over widths and depths")
 
 
@@ -90,9 +96,8 @@ def stays_positive(frame: pd.DataFrame, arrays: dict) -> Finding:
     """Smallest eigenvalue of the kernel along training over that at the start, least over runs."""
     lowest = frame[(frame["metric"] == "eigenvalue_lowest") & (frame["rate"] <= 0.5)]
     first = frame[(frame["metric"] == "eigenvalue_min") & (frame["step"] == 0)]
-    lowest, first = (rows.set_index("run_id") for rows in (lowest, first))
-    share = lowest["value"] / first["value"].reindex(lowest.index)
-    least = share.groupby(lowest["seed"]).min()
+    share = by_run(lowest) / by_run(first)
+    least = share.groupby(lowest.set_index("run_id")["seed"]).min()
     return finding(_geometric(least), (1e-9, INF), len(lowest), "geometric mean over seeds")
 
 

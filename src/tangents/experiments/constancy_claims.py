@@ -12,24 +12,23 @@ from tangents.experiments.constancy_checks import (
     ends_flat,
     error_exponent,
     identity,
+    known,
     pl_known,
     plane_exponent,
     ratio,
     signal,
     stays_positive,
 )
-from tangents.statistics import INF, exponent, finals, initial
+from tangents.statistics import INF, exponent
 
 PAPER, HERE = "liu2020", "this book"
 FALLS, VANISHES, FLAT = (-0.6, -0.3), (-INF, -0.5), (-0.15, 0.15)
 SHALLOW, DEEP = dict(depth=1), dict(depth=3)
 LINEAR, TANH = dict(head="linear"), dict(head="tanh")
-ENDING = ("kernel_largest", "radius")  # known of converged runs alone; all else at the start
 
 
 def width(metric: str, accept, part: str = "head", **where):
-    when = finals if metric in ENDING else initial
-    return exponent(metric, part, "width", accept, when=when, **where)
+    return exponent(metric, part, "width", accept, when=known(metric), **where)
 
 
 def claim(number: str, source: str, statement: str, expected: str, check) -> Claim:

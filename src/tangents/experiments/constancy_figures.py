@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tangents.experiments.constancy_checks import allowed, linear_errors, plane_fit
-from tangents.figures import PALETTE, band, fitted, guide, label_widths, panels
+from tangents.experiments.constancy_checks import allowed, known, linear_errors, plane_fit
+from tangents.figures import PALETTE, band, fitted, guide, label_widths, panels, plus_minus
 from tangents.statistics import finals, initial, over_seeds, pick
 
 WIDTH = "width $m$"
@@ -71,8 +71,7 @@ def hessians(frame: pd.DataFrame) -> Figure:
         axes_over_width(ax, HESSIAN)
         ax.set_title(f"{head} head, {depth} hidden layer{'s' * (depth > 1)}", fontsize=11)
         for place, (metric, label) in enumerate(places.items()):
-            when = finals if metric == "hessian_trained" else initial
-            band(ax, pick(when(frame, "head", metric), **where), "width", place, label)
+            band(ax, pick(known(metric)(frame, "head", metric), **where), "width", place, label)
         rows = pick(initial(frame, "head", "hessian"), **where)
         widths(ax, rows)
         ax.set_ylim(0.02, 5)
@@ -199,12 +198,11 @@ def plane(frame: pd.DataFrame) -> Figure:
         for place, (alpha, group) in enumerate(rows.groupby("alpha")):
             scaled = group.assign(value=group["value"] * alpha)
             at, mean = band(ax, scaled, "width", place, rf"$\alpha={alpha:g}$")
-        fits = over_seeds([plane_fit(g[g["alpha"] >= 4])["width"] for _, g in rows.groupby("seed")])
-        half = (fits[2] - fits[1]) / 2
+        fits = [-plane_fit(g[g["alpha"] >= 4])["width"] for _, g in rows.groupby("seed")]
         guide(ax, at, 0.45 * mean[0], -1, "$1/m$")
         guide(ax, at, 1.8 * mean[0], -0.5, r"$1/\sqrt{m}$", ls=":")
         signs = "all positive" if positive else "both signs"
-        title = f"read-out: {signs}\nexponent −{fits[0]:.2f} ± {half:.2f}"
+        title = f"read-out: {signs}\nexponent {plus_minus(over_seeds(fits))}"
         ax.legend(loc="lower left", fontsize=8.5, title=title, title_fontsize=8.5)
         widths(ax, rows)
     return fig
@@ -271,7 +269,7 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
         (axes[4], "kernel_largest", KERNEL),
     ):
         axes_over_width(ax, label, "channels")
-        by_head(ax, (initial if metric == "hessian" else finals)(frame, "conv", metric))
+        by_head(ax, known(metric)(frame, "conv", metric))
         label_widths(ax, sorted(frame[frame["part"] == "conv"]["width"].unique()))
         ax.set_title("MNIST, convolutional", fontsize=11)
         ax.legend(title="head")

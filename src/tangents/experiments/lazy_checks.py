@@ -15,6 +15,7 @@ import pandas as pd
 from tangents.declaration import Finding
 from tangents.statistics import (
     INF,
+    by_run,
     by_seed,
     crossing,
     finals,
@@ -140,14 +141,8 @@ def ensemble_flat(scaled: float) -> Callable[..., Finding]:
         k = min(map(len, found.values()))
         small, large = found[min(found)], found[max(found)]
 
-        def error(f):
-            return np.mean(f * y <= 0)
-
-        def one(members):
-            single = error(small[members]) - error(large[members])
-            return (error(small[members].mean(0)) - error(large[members].mean(0))) / single
-
-        return finding(jackknife(one, range(k)), (-0.4, 0.4), 2 * k, f"ensembles of {k}")
+        left = share_left(small, large, y)
+        return finding(jackknife(left, range(k)), (-0.4, 0.4), 2 * k, f"ensembles of {k}")
 
     return check
 
@@ -159,14 +154,21 @@ def ensemble_gap(frame: pd.DataFrame, arrays: dict) -> Finding:
     feature, lazy = (found[h] for found in both)
     y, k = test_labels(frame), min(len(feature), len(lazy))
 
+    left, note = share_left(lazy, feature, y), f"width {h}, ensembles of {k}"
+    return finding(jackknife(left, range(k)), (-INF, 0.5), 2 * k, note)
+
+
+def share_left(worse: np.ndarray, better: np.ndarray, y: np.ndarray) -> Callable[..., float]:
+    """Of some members: the share of the two kinds' difference in error left to their averages."""
+
     def error(f):
         return np.mean(f * y <= 0)
 
     def one(members):
-        single = error(lazy[members]) - error(feature[members])
-        return (error(lazy[members].mean(0)) - error(feature[members].mean(0))) / single
+        single = error(worse[members]) - error(better[members])
+        return (error(worse[members].mean(0)) - error(better[members].mean(0))) / single
 
-    return finding(jackknife(one, range(k)), (-INF, 0.5), 2 * k, f"width {h}, ensembles of {k}")
+    return one
 
 
 def test_labels(frame: pd.DataFrame) -> np.ndarray:
@@ -213,7 +215,7 @@ def time_exponent(metric: str, x: str, accept) -> Callable[..., Finding]:
 
 def curves(frame: pd.DataFrame, part: str, metric: str, **where) -> pd.DataFrame:
     """A metric along the training of the converged runs, with each run's t1 beside it."""
-    t1 = finals(frame, part, "t1").set_index("run_id")["value"].rename("t1")
+    t1 = by_run(finals(frame, part, "t1")).rename("t1")
     rows = pick(frame[(frame["part"] == part) & (frame["metric"] == metric)], **where)
     return rows.join(t1, on="run_id", how="inner").sort_values(["run_id", "time"])
 
@@ -272,11 +274,10 @@ def residual_by_distance(frame: pd.DataFrame, arrays: dict) -> Finding:
 
     |w0|^2, to which the table's movement is relative, is the number of the (normal) weights.
     """
-    change = finals(frame, "residual", "kernel_change").set_index("run_id")
-    moved = finals(frame, "residual", "weights_change").set_index("run_id")["value"]
-    h, depth = change["width"], change["depth"]
-    weights = h * change["pca"] + (depth - 1) * h**2 + h
-    rows = change.assign(value=change["value"] / (moved.reindex(change.index) * weights**0.5))
+    rows = finals(frame, "residual", "kernel_change").set_index("run_id")
+    h, moved = rows["width"], by_run(finals(frame, "residual", "weights_change"))
+    weights = h * rows["pca"] + (rows["depth"] - 1) * h**2 + h
+    rows = rows.assign(value=rows["value"] / (moved * weights**0.5))
     slopes = seed_exponents(rows, "width", ["scaled_alpha"])
     return finding(over_seeds(slopes), (-0.6, -0.4), len(rows), lost(frame, "residual"))
 
