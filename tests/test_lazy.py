@@ -17,8 +17,8 @@ TINY = {"n": 8, "n_test": 30, "width": 4, "seed": 0, "tolerance": 0.05, "scaled_
 ALWAYS = {"preactivation_velocity", "output_norm"}
 TRAINED = {
     *ALWAYS,
-    *("loss", "output_change", "weights_change", "kernel_change"),
-    *("converged", "t1", "steps", "error"),
+    *("loss", "output_change", "distance", "weights_change", "kernel_change"),
+    *("converged", "t1", "output_t1", "steps", "error"),
 }
 
 
@@ -66,6 +66,10 @@ def test_trajectories_are_those_of_training(smoke):
         assert (np.diff(times) > 0).all() and times[-1] == end and losses[-1] < losses[0] <= 1.01
         t1 = table["t1"][0][1]
         assert times[losses < 0.5][0] >= t1 > times[losses >= 0.5][-1]
+        ((at, size),) = table["output_t1"]
+        assert at == t1 and size > 0
+        shares = np.array(table["distance"])[:, 1] / np.array(table["weights_change"])[:, 1]
+        assert np.allclose(shares, shares[0])  # both tell the same movement
         if config.keep_output:
             sizes = config.n, config.n_test, config.pca
             data = lazy.task(config.dataset, *sizes, True, "float64", "cpu")

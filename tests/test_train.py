@@ -99,9 +99,12 @@ def dense(params, i):
     return flat(jacrev(f)(select(params, i)), 1)
 
 
-@pytest.mark.parametrize("loss, bound", [("square", 1e-10), ("soft_hinge", 0.1)])
-def test_implicit_direction_solves_the_linear_system(loss, bound):
-    params0, dt = network(0, 1), row(3e3, 2e3)
+@pytest.mark.parametrize(
+    "loss, times, bound", [("square", 1, 1e-4), ("square", 1e3, 1e-6), ("soft_hinge", 1, 0.1)]
+)
+def test_implicit_direction_solves_the_linear_system(loss, times, bound):
+    """To single precision while the step is moderate; what the soft hinge leaves out weighs 0.1."""
+    params0, dt = network(0, 1), times * row(3e3, 2e3)
     problem = Problem.start(NET, params0, X, Y, row(1, 5), loss)
     if loss == "soft_hinge":
         problem = replace(problem, loss=soft_hinge(1.0))  # wide, so that some examples are stiff
@@ -111,7 +114,7 @@ def test_implicit_direction_solves_the_linear_system(loss, bound):
         J, g = dense(point.params, i), flat(point.gradient, 1)[i]
         H = J.T @ torch.diag(point.stiffness[i]) @ J
         want = torch.linalg.solve(torch.eye(len(g)) + dt[i] * H, g)
-        assert (got[i] - want).norm() <= bound * want.norm()  # what is left out weighs 0.1
+        assert (got[i] - want).norm() <= bound * want.norm()
         assert (g - want).norm() > 0.5 * g.norm()
 
 

@@ -18,6 +18,8 @@ from tangents.jacobian import Tangent
 from tangents.losses import LOSSES, Loss
 from tangents.ntk import tangent
 
+SINGLE = 1e4  # largest trace of dt H at which single precision serves an implicit step
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -140,7 +142,9 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     """(1 + dt H)^-1 g for each network, H = J^T D J and D the stiffness, by Woodbury's identity.
 
     Examples whose dt D_i |J_i|^2 sum to less than 0.1 are left out, smallest first: a step is
-    stable without them.
+    stable without them. While all of them sum to less than `SINGLE` the matrix of the others,
+    1 + dt D^1/2 J J^T D^1/2, is formed and factored in single precision: its rounding is then far
+    below its smallest eigenvalue, 1, and the order of a W-method holds for any such matrix.
     """
     J, g = here.jacobian, here.gradient
     weight = dt[:, None] * here.stiffness * J.diagonal()[..., 0]
@@ -148,15 +152,15 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     count = (ranked.flip(-1).cumsum(-1).flip(-1) > 0.1).sum(-1).tolist()
     if not any(count):
         return g
-    found = []
+    found, single = [], (weight.sum(-1) < SINGLE).tolist()
     for i, k in enumerate(count):
         rows = order[i, :k]
         J_i, root = J.map(lambda v, i=i, rows=rows: v[i, rows]), here.stiffness[i, rows].sqrt()
         slope = J_i.forward(select(g, i))[:, 0]
-        M = J_i.gram(outputs="trace").mul_(dt[i] * root[:, None] * root)
-        M.diagonal().add_(1)
-        solved = torch.cholesky_solve((root * slope)[:, None], torch.linalg.cholesky(M))
-        found.append(J_i.backward((dt[i] * root)[:, None] * solved))
+        M = (J_i.map(_single) if single[i] else J_i).gram(outputs="trace")
+        M.mul_((dt[i] * root[:, None] * root).to(M)).diagonal().add_(1)
+        solved = torch.cholesky_solve((root * slope)[:, None].to(M), torch.linalg.cholesky(M))
+        found.append(J_i.backward((dt[i] * root)[:, None] * solved.to(root)))
     return difference(g, {name: torch.stack([f[name] for f in found]) for name in g})
 
 
@@ -268,6 +272,10 @@ def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: in
             index, t, dt, step = index[live], t[live], dt[live], step[live]
             memory, problem = select(memory, live), problem.select(live)
             here = here.select(live)
+
+
+def _single(v: Tensor) -> Tensor:
+    return v.float() if v.is_floating_point() else v
 
 
 def _positive(name: str, values: Tensor) -> None:

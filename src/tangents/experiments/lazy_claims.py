@@ -335,10 +335,10 @@ CLAIMS = (
         "beyond-tolerance",
         V1,
         "this book",
-        r"The tolerance $10^{-3}$ of this chapter's sweep agrees with "
-        r"$10^{-6}$ within 1 %.",
-        r"$\leq$ 0.01",
-        integrator(dict(tolerance=1e-3, **TIGHT), dict(tolerance=1e-6, **TIGHT), 1e-2),
+        r"The tolerance $10^{-2}$ of this chapter's sweep agrees with "
+        r"$10^{-6}$ within 5 %.",
+        r"$\leq$ 0.05",
+        integrator(dict(tolerance=1e-2, **TIGHT), dict(tolerance=1e-6, **TIGHT), 5e-2),
     ),
     Claim(
         "beyond-momentum",
