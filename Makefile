@@ -55,6 +55,7 @@ reproduce: data
 	  $(BIN)/python -m tangents run $$study --preset $(PRESET) $(ARGS); \
 	  $(BIN)/python -m tangents publish $$study --preset $(PRESET); \
 	done
+	$(BIN)/python tools/headline.py
 	$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
 
 lint: install

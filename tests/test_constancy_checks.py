@@ -1,5 +1,7 @@
 """The chapter's checks on invented tables whose laws are known exactly."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -122,6 +124,15 @@ def test_the_pl_condition():
     assert found.estimate == pytest.approx(0.5) and found.verdict == "contradicted"
 
 
+@pytest.mark.parametrize("power, verdict", [(1, "supported"), (0.25, "contradicted")])
+def test_the_logarithm_of_the_loss_is_linear_in_time(power, verdict):
+    frames = [
+        table(lambda r, t=t: jitter(r["seed"]) * math.exp(-3 * t**power), "loss").assign(time=t)
+        for t in (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    ]
+    assert by_id("liu-7d")(pd.concat(frames), {}).verdict == verdict
+
+
 def test_the_smallest_eigenvalue_of_any_part_counts():
     parts = [
         pd.concat([table(lambda r, v=v: v, "eigenvalue_lowest", part),
@@ -148,3 +159,11 @@ def test_identities_take_the_worst_run():
 
 def test_claims_have_names_of_their_own():
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_an_eigenvalue_below_zero_contradicts():
+    law = lambda r: -1e-3 if (r["seed"], r["width"]) == (0, 32) else 0.5  # noqa: E731
+    lowest = table(law, "eigenvalue_lowest", rate=0.5)
+    first = table(lambda r: 1.0, "eigenvalue_min", rate=0.5, step=0)
+    found = by_id("liu-7b")(pd.concat([lowest, first]), {})
+    assert found.verdict == "contradicted" and found.note == "1 are not above 0"

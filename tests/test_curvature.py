@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call, hessian
 
 from tangents import models
@@ -20,7 +21,18 @@ from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
 from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.ntk import ntk, tangent
-from tests.cases import STACKS, all_close, close, dense_hessian, flat, like, name, normal, unflat
+from tests.cases import (
+    STACKS,
+    Applied,
+    all_close,
+    close,
+    dense_hessian,
+    flat,
+    like,
+    name,
+    normal,
+    unflat,
+)
 
 N, C = 4, 3
 NET = models.MLP(3, 12, 2, c=C, activation="tanh")
@@ -183,6 +195,24 @@ def test_the_compressed_hessian_is_the_hessian_where_it_is_not_zero(case):
     close(H(vectors), values[..., None] * vectors, times=1e-5, order=0)
 
 
+def test_one_vector_on_an_axis_of_its_own_is_a_vector():
+    module = Applied(
+        lambda m, x: m.b(torch.tanh(m.a(x.unsqueeze(1)))).squeeze(1),
+        a=nn.Linear(3, 5), b=nn.Linear(5, 1),
+    ).double()  # fmt: skip
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    assert compressed_hessian(module, params, X) is not None
+    want = [torch.linalg.matrix_norm(dense_hessian(module, params, x), 2) for x in X]
+    close(output_hessian_norm(module, params, X, tolerance=1e-6), torch.stack(want), 1e-4, 0)
+
+
+def test_the_order_of_the_parameters_does_not_matter():
+    turned = {k: STACK[k] for k in reversed(STACK)}
+    close(output_hessian_norm(NET, turned, X), output_hessian_norm(NET, STACK, X), 1e-4, 0)
+    with pytest.raises(ValueError, match=r"^output must lie in 0\.\.2, got 3"):
+        output_hessian_norm(NET, PARAMS, X, 3)
+
+
 def test_other_layers_keep_their_whole_hessian():
     case = next(case for case in STACKS if case.name == "convnet")
     params = case.stack(0)
@@ -259,6 +289,8 @@ def test_gauss_newton_refuses():
         gauss_newton(t, Y, SQUARED)
     with pytest.raises(ValueError, match=r"^gauss_newton: y must have the shape of the outputs"):
         gauss_newton(t, Y[:2], SQUARED)
+    with pytest.raises(ValueError, match=r"^gauss_newton: the targets must be probabilities"):
+        gauss_newton(t, 2 * Y, CROSS_ENTROPY)
     with pytest.raises(ValueError, match=r"^gauss_newton: damping must be >= 0, got -1"):
         gauss_newton(t, Y, SQUARED, damping=-1.0)
 
@@ -341,6 +373,10 @@ def test_a_krylov_space_serves_as_the_spectrum(memory):
         close(flat(a), flat(b), order=0.6)
     with pytest.raises(ValueError, match=r"the Krylov spectrum errs by .* raise its rank"):
         leap(t, krylov_spectrum(t.gram(), residual, 5), residual, rate, 300, memory)
+    with pytest.raises(ValueError, match="find it from this residual"):
+        leap(t, part, normal(*residual.shape, seed=9), 1e-6, 1, memory)
+    with pytest.raises(ValueError, match="the residual of a network is zero"):
+        krylov_spectrum(t.gram(), 0 * residual, 5)
     with pytest.raises(ValueError, match="a velocity needs the whole spectrum"):
         leap(t, part, residual, rate, 300, memory, like(PARAMS))
 

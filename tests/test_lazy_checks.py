@@ -30,11 +30,30 @@ def jitter(seed):
 
 
 def test_the_border_of_the_kernel():
-    frame = table(lambda h, s, seed: jitter(seed) / s)
+    frame = table(lambda h, s, seed: jitter(seed) / s, part="border")
     found = checks.scale_by_kernel(frame, {})
     assert found.estimate == pytest.approx(-0.5) and found.verdict == "supported"
-    frame = table(lambda h, s, seed: jitter(seed) / (s * math.sqrt(h)))
+    frame = table(lambda h, s, seed: jitter(seed) / (s * math.sqrt(h)), part="border")
     assert checks.scale_by_kernel(frame, {}).verdict == "contradicted"
+
+
+@pytest.mark.parametrize("power, verdict", [(0, "supported"), (-0.5, "contradicted")])
+def test_the_border_of_the_error(power, verdict):
+    """The error rises, linearly in log s, over a decade around 30 (h / 64)^power."""
+
+    def law(h, s, seed):
+        rise = math.log10(s / 30) - power * math.log10(h / 64) + 0.5
+        return jitter(seed) * (0.1 + 0.02 * min(max(rise, 0), 1))
+
+    found = checks.scale_by_error(table(law, metric="error"), {})
+    assert found.estimate == pytest.approx(-0.5 + power, abs=0.1) and found.verdict == verdict
+
+
+def test_the_growth_of_the_output():
+    frame = table(lambda h, s, seed: jitter(seed) * math.sqrt(h), metric="output_t1")
+    start = table(lambda h, s, seed: 1.0, metric="output_norm").assign(step=0)
+    found = checks.growth(pd.concat([frame, start]), {})
+    assert found.estimate == pytest.approx(0.5) and found.verdict == "supported"
 
 
 def test_an_exponent_within_a_range():
@@ -69,10 +88,9 @@ def test_the_lazy_residual_tells_one_from_a_half():
 def test_movement_and_change_per_distance():
     """dTheta ~ 1 / (alpha h) where the weights move by 1 / (alpha sqrt h): 1 / sqrt h each."""
     law = lambda h, s, seed: jitter(seed) / (s / h**0.5) / h  # noqa: E731
-    size = lambda h: (10 * h + 4 * h**2 + h) ** 0.5  # noqa: E731
-    way = lambda h, s, seed: 1 / (s / h**0.5) / h**0.5 / size(h)  # noqa: E731
-    where = dict(part="residual", scales=[1e3, 1e4, 1e5], pca=10)
-    frame = pd.concat([table(law, **where), table(way, metric="weights_change", **where)])
+    way = lambda h, s, seed: 1 / (s / h**0.5) / h**0.5  # noqa: E731
+    where = dict(part="residual", scales=[1e3, 1e4, 1e5])
+    frame = pd.concat([table(law, **where), table(way, metric="distance", **where)])
     found = checks.residual_by_distance(frame, {})
     assert found.estimate == pytest.approx(-0.5) and found.verdict == "supported"
 
@@ -121,3 +139,10 @@ def test_times_at_a_fixed_width_and_at_a_fixed_scale():
 def test_claims_have_names_of_their_own_and_known_papers():
     assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
     assert {claim.paper for claim in CLAIMS} <= {"geiger2019", "geiger2020"}
+
+
+def test_networks_that_never_cross_are_counted():
+    frame = table(lambda h, s, seed: 0.01 if (h, seed) == (32, 0) else 1 / s, part="border")
+    found = checks.scale_by_kernel(frame, {})
+    assert found.estimate == pytest.approx(-0.5) and found.note == "1 networks never cross"
+    assert found.n_runs == 150

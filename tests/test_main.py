@@ -95,6 +95,9 @@ def test_help_is_fast_and_imports_nothing_heavy():
         ("run --width 3 toy", ["run STUDY --width"]),
         ("run toy --width 3 x", ["'width'", "'x'", "int"]),
         ("run toy --width", ["--width", "expected at least one"]),
+        ("run toy --only kid nan", ["unknown field 'kid'", "did you mean 'kind'"]),
+        ("run toy --only kind nam", ["kind in preset smoke 'nam'", "did you mean 'nan'"]),
+        ("run toy --only kind", ["--only", "expected 2"]),
         ("run toy other", ["unexpected argument 'other'"]),
         ("run toy --preset bok", ["'bok'", "smoke, book, paper", "did you mean 'book'"]),
         ("run toy --preset paper", ["preset of toy 'paper'", "smoke, book"]),
@@ -150,9 +153,12 @@ def test_run_resumes_and_reports(call):
         ("--scaled-alpha -1e-3 -inf .5", 21),
         ("--kind plain --seed 0 0.0 --width 1e1", 1),
         ("--flag true 0", 14),
+        ("--only kind nan", 3),
+        ("--only kind nan --only seed 1", 1),
+        ("--only width 4 --scaled-alpha 1 2", 10),
     ],
 )
-def test_a_field_given_replaces_it_in_every_grid(call, words, runs):
+def test_fields_are_replaced_in_every_grid_and_runs_picked(call, words, runs):
     status, out, _ = call("run", "toy", "--dry-run", *words.split())
     assert status == 0 and f": {runs} runs," in out
 

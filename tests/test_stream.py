@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from distributed import Client, LocalCluster
 
 from tangents import models, stream, sweep
 from tangents.ntk import ntk
@@ -109,6 +110,23 @@ def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"no room for the kernel, 9\.68e-07 GB: No space left"):
         ntk_on_disk(tmp_path / "theta.npy", NET, PARAMS, X, progress=False)
     assert not any(tmp_path.iterdir())
+
+
+def test_threads_of_one_process_do_not_mix_their_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK", 1)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        got = ntk_on_disk(tmp_path / "t.npy", NET, PARAMS, X, client=client, progress=False)
+    close(torch.tensor(got), ntk(NET, PARAMS, X, outputs="trace"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        ntk_on_disk(tmp_path / "gone" / "t.npy", NET, PARAMS, X, progress=False)
 
 
 def test_workers_share_the_blocks(tmp_path):

@@ -1,5 +1,6 @@
 """Gradient flow against closed forms, dense algebra and itself by other means."""
 
+import math
 from dataclasses import replace
 from itertools import chain
 
@@ -278,6 +279,25 @@ def test_a_network_that_is_not_finite_fails_alone(rule):
     states = list(flow(NET, params, X, Y, row(1, 1), row(1e-4, 1e-4), rule=RULES[rule]()))
     assert states[0].index.tolist() == [0, 1] and states[0].failed.tolist() == [True, False]
     assert states[1].index.tolist() == [1] and states[-1].converged.tolist() == [True]
+
+
+def test_the_hinge_ends_where_its_gradient_vanishes():
+    rule = GradientFlow(math.inf)  # at its kink the gradient turns by a jump
+    *_, end = flow(NET, network(0), X, Y, row(1), row(1e-3), "hinge", rule, 1000)
+    assert end.converged.all()
+
+
+def test_parameters_without_effect_stay():
+    class Idle(models.Linear):
+        def __init__(self):
+            super().__init__(D, 1)
+            self.idle = torch.nn.Parameter(torch.zeros(3))
+
+    params = {"weight": normal(1, 1, D), "bias": normal(1, 1), "idle": normal(1, 3)}
+    problem = Problem.start(Idle(), params, X, Y, row(1), "square")
+    with torch.no_grad():
+        found = problem.at(params, False)
+    assert (found.gradient["idle"] == 0).all() and found.gradient["weight"].abs().max() > 0
 
 
 def test_a_step_into_the_infinite_is_retried():

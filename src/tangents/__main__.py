@@ -37,7 +37,8 @@ def command_run(args: argparse.Namespace) -> None:
         for name, values in vars(args).items()
         if name.startswith("field ") and values is not None
     }
-    configs, store = expand(experiment, args.preset, given), Store(args.store)
+    configs = expand(experiment, args.preset, given, args.only)
+    store = Store(args.store)
     label = f"{experiment.name}, preset {args.preset}: {len(configs)} runs"
     if args.reuse:
         from tangents.ledger import restore

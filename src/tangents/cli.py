@@ -92,6 +92,10 @@ def _run(command: Parser, experiment: Experiment | None) -> None:
     command.add_argument(
         "--reuse", action="store_true", help="take finished runs from the published table first"
     )
+    text = "of the runs, those whose field has this value; repeat for more"
+    command.add_argument(
+        "--only", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
+    )
     command.add_argument("--dry-run", action="store_true", help="only count done and missing")
     if experiment is None:
         return

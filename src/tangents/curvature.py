@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from tangents.functional import Params, hooked
+from tangents.functional import Params, hooked, stacked
 from tangents.jacobian import Tangent
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
@@ -24,8 +24,8 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
 
     For a stack of b networks (b, n, p). Parameters in the order of `params`, each flattened.
     """
-    stacked = next(iter(params.values())).dim() > next(module.parameters()).dim()
-    shapes = [v.shape[stacked:] for v in params.values()]
+    b = stacked(module, params)
+    shapes = [v.shape[bool(b) :] for v in params.values()]
 
     def unflatten(v: Tensor) -> Params:
         parts = v.split([shape.numel() for shape in shapes])
@@ -39,7 +39,7 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
         return torch.cat([u.flatten() for u in found.values()])
 
     each = vmap(one, (None, 0, 0))
-    each = vmap(each, (0, None, 0)) if stacked else each
+    each = vmap(each, (0, None, 0)) if b else each
     return lambda v: each(params, x, v)
 
 
@@ -64,13 +64,18 @@ def compressed_hessian(
     """
     layers = dict(module.named_modules())
     jacobian = tangent(module, params, x)
-    found, stacked = jacobian.factors, jacobian.value.dim() > 2
+    found = jacobian.factors
+    outputs = jacobian.value.shape[-1]
+    if not 0 <= output < outputs:
+        raise ValueError(f"output must lie in 0..{outputs - 1}, got {output}")
     vectors = (f.a is not None and f.a.is_floating_point() and f.b.shape[-2] == 1 for f in found)
     if not all(vectors) or {n for f in found for n in (f.weight, f.bias) if n} != set(params):
         return None
     owned = [layers[f.weight.rpartition(".")[0]] for f in found]
-    if stacked and not all(hasattr(layer, "scale") for layer in owned):
-        return None  # what takes no stack by itself
+    linear = all(isinstance(layer, nn.Linear) for layer in owned)
+    whole = jacobian.value.dim() == 2 or all(hasattr(layer, "scale") for layer in owned)
+    if not (linear and whole):  # other layers, and such as take no stack by themselves
+        return None
     sides, sizes = [], []
     for f in found:
         a, d = f.a[..., 0, :], f.b[..., output, :, 0, :]
@@ -87,8 +92,9 @@ def compressed_hessian(
     def value(v: Tensor) -> Tensor:
         def add(i, a, d, u, w, bias):
             def hook(layer, inputs, z):
-                z = z + found[i].scale * (u * _dot(a, inputs[0]) + d * _dot(w, inputs[0]))
-                return z + bias if found[i].bias else z
+                x = inputs[0].expand(*z.shape[:-1], -1).reshape(a.shape)
+                more = found[i].scale * (u * _dot(a, x) + d * _dot(w, x))
+                return z + (more + bias if found[i].bias else more).view_as(z)
 
             return owned[i].register_forward_hook(hook)
 
@@ -136,7 +142,8 @@ def output_hessian_top(
 
     And its unit eigenvector, by Lanczos: `tolerance` is the residual of the eigenpair over the
     eigenvalue, and the error of the eigenvalue is of its square. ValueError after `max_steps`
-    products. Parameters in the order of `params`, each flattened.
+    products, and for an output that does not exist. Parameters in the order of `params`, each
+    flattened.
     """
     values, vectors, lift = _top(module, params, x, output, tolerance, max_steps)
     return values, lift(vectors)
@@ -159,10 +166,10 @@ def output_hessian_norm(
 
 def _top(module, params: Params, x: Tensor, output: int, tolerance: float, max_steps: int):
     """The top eigenvalues, their eigenvectors in the space searched, and the lift out of it."""
-    first = next(iter(params.values()))
-    lead = first.shape[: first.dim() - next(module.parameters()).dim()]
+    b, first = stacked(module, params), next(iter(params.values()))
+    lead = (b,) if b else ()
     small = compressed_hessian(module, params, x, output)
-    size = small.size if small else sum(v.numel() for v in params.values()) // lead.numel()
+    size = small.size if small else sum(v.numel() for v in params.values()) // max(b, 1)
     operator = small.operator if small else output_hessian(module, params, x, output)
     generator = Generator(x.device).manual_seed(0)
     start = torch.randn(size, generator=generator, dtype=first.dtype, device=x.device)
@@ -206,15 +213,22 @@ def gauss_newton(
     system of the size of the kernel: J itself is never formed. `hessian=False` takes H = 1, the
     step that moves the linearised outputs along -g. `dense` forms A A^T and factors it (Cholesky),
     and refines the solution; else conjugate gradients on products, preconditioned by the mean
-    kernel over outputs, to `tolerance`. Raises ValueError where A A^T + damping is singular or the
-    tolerance is out of reach. Source: Buffelli et al. (2024), section 3; Cai et al. (2019).
+    kernel over outputs, to `tolerance`. Raises ValueError where A A^T + damping is singular, the
+    tolerance is out of reach, or `y` is no target of this loss. Source: Buffelli et al. (2024),
+    section 3; Cai et al. (2019).
     """
     _require(damping >= 0, f"damping must be >= 0, got {damping}")
     _require(y.shape == tangent.value.shape, f"y must have the shape of the outputs, "
              f"{tuple(tangent.value.shape)}, got {tuple(y.shape)}")  # fmt: skip
     f = tangent.value
-    A = tangent.mixed(loss.root(f)) if hessian and loss.curved else tangent
-    w = loss.whitened(f, y) if hessian else loss.gradient(f, y)
+    A, g = tangent, loss.gradient(f, y)
+    w = g
+    if hessian and loss.curved:
+        root, w = loss.root(f), loss.whitened(f, y)
+        off = ((root @ w.unsqueeze(-1)).squeeze(-1) - g).abs().max() / g.abs().max().clamp(min=1)
+        inside = bool(off <= torch.finfo(g.dtype).eps ** 0.5)
+        _require(inside, "the targets must be probabilities: in the range 0..1, with sum 1")
+        A = tangent.mixed(root)
 
     def product(u: Tensor) -> Tensor:
         return A.product(u) + damping * u

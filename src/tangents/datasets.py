@@ -312,7 +312,7 @@ def pair(
     """Two classes, y = -1 for the first and +1 for the second, in turn, in an order set by `seed`.
 
     The mean over all examples of the two is subtracted and each example rescaled to |x|^2 = d, the
-    number of pixels. Returns a Task like that of `parity`; raises DataError for unequal or unknown
+    number of pixels. Returns a Task like that of `parity`; raises DataError for equal or unknown
     classes, or if that many examples do not exist.
     """
     images, labels = load(name)

@@ -171,19 +171,21 @@ def coerce(config_type: type, values: Mapping[str, Any]) -> Any:
     Raises ConfigError for an unknown field, and for a value that its type cannot hold unchanged.
     """
     types = field_types(config_type)
-    known = {}
-    for name, value in values.items():
-        if name not in types:
-            raise unknown("field", name, types)
-        try:
-            known[name] = _READERS[types[name]](value)
-        except (ValueError, TypeError, OverflowError, KeyError):
-            kind = types[name].__name__
-            raise ConfigError(f"field {name!r}: cannot read {value!r} as {kind}") from None
+    known = {name: _read(types, name, value) for name, value in values.items()}
     try:
         return config_type(**known)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config_type.__name__}: {' '.join(str(error).split())}") from None
+
+
+def _read(types: Mapping[str, type], name: str, value: Any) -> Any:
+    if name not in types:
+        raise unknown("field", name, types)
+    try:
+        return _READERS[types[name]](value)
+    except (ValueError, TypeError, OverflowError, KeyError):
+        kind = types[name].__name__
+        raise ConfigError(f"field {name!r}: cannot read {value!r} as {kind}") from None
 
 
 def _values(entry: Any) -> list[Any]:
@@ -191,10 +193,16 @@ def _values(entry: Any) -> list[Any]:
     return list(entry) if many else [entry]
 
 
-def expand(experiment: Experiment, preset: str, overrides: Mapping[str, Any] | None = None) -> list:
+def expand(
+    experiment: Experiment,
+    preset: str,
+    overrides: Mapping[str, Any] | None = None,
+    only: Iterable[tuple[str, Any]] = (),
+) -> list:
     """The configs of a preset, duplicates removed; an override replaces its field in every grid.
 
-    Raises ConfigError for an unknown preset, field or value.
+    Of these, the ones whose fields have the values that `only` names, in pairs. Raises ConfigError
+    for an unknown preset, field or value, and where no config has such a value.
     """
     if preset not in experiment.presets:
         raise unknown(f"preset of {experiment.name}", preset, experiment.presets)
@@ -203,7 +211,14 @@ def expand(experiment: Experiment, preset: str, overrides: Mapping[str, Any] | N
         axes = {name: _values(entry) for name, entry in {**grid, **(overrides or {})}.items()}
         for point in itertools.product(*axes.values()):
             configs.setdefault(coerce(experiment.config, dict(zip(axes, point, strict=True))))
-    return list(configs)
+    found = list(configs)
+    for name, value in only:
+        wanted = _read(field_types(experiment.config), name, value)
+        present = dict.fromkeys(str(getattr(config, name)) for config in found)
+        found = [config for config in found if getattr(config, name) == wanted]
+        if not found:
+            raise unknown(f"{name} in preset {preset}", str(value), present)
+    return found
 
 
 def as_values(experiment: Experiment, config: Any) -> dict[str, Any]:

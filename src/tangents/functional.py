@@ -29,6 +29,28 @@ def select(tensors: Params, index: Int[Tensor, " k"] | int) -> Params:
     return {name: value[index] for name, value in tensors.items()}
 
 
+def stacked(module: nn.Module, params: Params) -> int:
+    """Length of the stack that the parameters of `module` are, 0 for those of a single network.
+
+    Raises ValueError for a name that is missing or none of the module's, and for another shape.
+    """
+    own = dict(module.named_parameters(remove_duplicate=False))
+    if strange := [name for name in params if name not in own]:
+        raise ValueError(f"params hold {strange[0]!r}: accepted are {', '.join(own)}")
+    sizes = set()
+    for name, p in module.named_parameters():
+        if name not in params:
+            raise ValueError(f"params lack {name!r}")
+        want, got = tuple(p.shape), tuple(params[name].shape)
+        extra = len(got) - len(want)
+        if extra not in (0, 1) or got[extra:] != want:
+            raise ValueError(f"{name!r} must have shape {want}, got {got}")
+        sizes.add(got[0] if extra else 0)
+    if len(sizes) != 1:
+        raise ValueError("params must all be of one network, or all of one stack")
+    return sizes.pop()
+
+
 def axpy(scale: Float[Tensor, " b"], x: Params, y: Params) -> Params:
     """y + scale * x, each network of the stack with its own scale (b,)."""
     return {k: torch.addcmul(y[k], _column(scale, x[k]), x[k]) for k in y}
@@ -68,7 +90,7 @@ def unflatten(rows: Float[Tensor, "b p"], like: Params) -> Params:
 def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Function:
     """F(w, x) = alpha (f(w, x) - f(w0, x)), the predictor whose laziness alpha sets.
 
-    `alpha` is a number, or one number a network, shape (b, 1) for stacked outputs (b, n).
+    `alpha` is a number, or one number a network, shape (b, 1, 1) for stacked outputs (b, n, c).
     At w = w0 the predictor is exactly zero. Source: Chizat, Oyallon & Bach (2019), section 1;
     Geiger et al. (2020), eq. (2).
     """

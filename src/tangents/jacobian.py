@@ -97,46 +97,50 @@ class Tangent:
     factors: tuple[Factor, ...]
 
     def gram(self, other: "Tangent | None" = None, outputs: str = "full") -> Tensor:
-        """J J'^T with the Jacobian at other inputs, J J^T without: (n, m, c, c).
+        """J J'^T with the Jacobian at other inputs, J J^T without: (*s, n, m, c, c).
 
-        The "diagonal" over outputs alone is (n, m, c), the "trace" over them (n, m).
+        The "diagonal" over outputs alone is (*s, n, m, c), the "trace" over them (*s, n, m). Raises
+        ValueError for another choice of `outputs`, and for the Jacobian of another network.
         """
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
-        if outputs == "trace":
-            joined = None if other is None else other.joined()
-            return self.joined().gram(joined)[..., 0, 0]
-        diagonal, right = outputs == "diagonal", other or self
+        alike = other is None or self._kind() == other._kind()
+        _require(alike, "the two Jacobians are not of one network")
+        right = other or self
         *s, n, c = self.value.shape
-        m, g, r = right.value.shape[-2], c if diagonal else 1, 1 if diagonal else c
+        m, (g, r) = right.value.shape[-2], _ends(outputs, c)
         if max(n, m) * r <= TILE:
-            found = self._tile(right, diagonal)
+            found = self._tile(right, outputs)
         else:
             found = self.value.new_empty(*s, g, r, n, r, m)
             size = max(1, TILE // r)
-            columns = [(j, right.rows(j)) for j in blocks(m, size)]
+            columns = [(j, right.rows(j, outputs == "trace")) for j in blocks(m, size)]
             for k, i in enumerate(blocks(n, size)):
-                block = self.rows(i) if other else columns[k][1]
+                block = self.rows(i, outputs == "trace") if other else columns[k][1]
                 for j, column in columns if other else columns[: k + 1]:
-                    tile = block._tile(column, diagonal)
+                    tile = block._tile(column, outputs)
                     found[..., i, :, j] = tile
                     if not other and j != i:
                         found[..., j, :, i] = tile.movedim((-2, -1), (-4, -3))
-        if diagonal:
+        if outputs == "diagonal":
             return found.squeeze((-4, -2)).movedim(-3, -1)
-        return found.squeeze(-5).movedim((-4, -2), (-2, -1))
+        found = found.squeeze(-5)
+        return found[..., 0, :, 0, :] if outputs == "trace" else found.movedim((-4, -2), (-2, -1))
 
-    def joined(self) -> "Tangent":
-        """One output whose kernel is the trace over the outputs."""
-        return Tangent(self.value[..., :1], tuple(f.joined() for f in self.factors))
+    def _kind(self) -> tuple:
+        """What the Jacobians of one network have in common at all inputs."""
+        factors = [(f.weight, f.bias, f.shape, f.scale) for f in self.factors]
+        return (*self.value.shape[:-2], self.value.shape[-1], factors)
 
-    def _tile(self, other: "Tangent", diagonal: bool) -> Tensor:
+    def _tile(self, other: "Tangent", outputs: str) -> Tensor:
         """(*s, g, r, n, r, m): all outputs with all (g = 1), or each with itself (r = 1)."""
         *s, n, c = self.value.shape
-        m = other.value.shape[-2]
-        g, r = (c, 1) if diagonal else (1, c)
-        total = self.value.new_zeros(*s, g, r, n, r, m)
+        g, r = _ends(outputs, c)
+        total = self.value.new_zeros(*s, g, r, n, r, other.value.shape[-2])
         for one, two in zip(self.factors, other.factors, strict=True):
-            one.add_gram(two, diagonal, total)
+            if outputs == "trace":  # in one tile, a layer at a time: the copies do not add up
+                left = one.joined()
+                one, two = left, left if two is one else two.joined()
+            one.add_gram(two, outputs == "diagonal", total)
         return total
 
     def diagonal(self) -> Float[Tensor, "*s n c"]:
@@ -151,7 +155,9 @@ class Tangent:
             if f.a is None:
                 z = v[f.weight].reshape(*s, 1, 1, 1, o)
             elif not f.a.is_floating_point():
-                z = v[f.weight][f.a].unsqueeze(-4)
+                each = zip(v[f.weight], f.a, strict=True) if s else [(v[f.weight], f.a)]
+                found = [table[ids] for table, ids in each]
+                z = (torch.stack(found) if s else found[0]).unsqueeze(-4)
             else:
                 matrix = v[f.weight].reshape(*s, o, f.a.shape[-1])
                 z = f.a.flatten(-3, -2) @ (f.scale * matrix.mT)
@@ -173,8 +179,11 @@ class Tangent:
                 out[f.weight] = signal.sum(-2).view(*s, *f.shape)
                 continue
             if not f.a.is_floating_point():
-                zero = signal.new_zeros(f.shape)
-                out[f.weight] = zero.index_add_(0, f.a.flatten(), signal)
+                rows = signal.new_zeros(*s, *f.shape)
+                each = zip(rows, f.a, signal, strict=True) if s else [(rows, f.a, signal)]
+                for total, ids, one in each:
+                    total.index_add_(0, ids.flatten(), one)
+                out[f.weight] = rows
                 continue
             product = (signal.mT @ f.a.flatten(-3, -2)).mul_(f.scale)
             out[f.weight] = product.view(*s, *f.shape)
@@ -208,16 +217,14 @@ class Tangent:
             factors.append(replace(f[0], a=a, b=b))
         return Tangent(function(self.value, *(o.value for o in others)), tuple(factors))
 
-    def rows(self, index: slice) -> "Tangent":
-        """The Jacobian of some of the examples."""
-        factors = (
-            replace(
-                f,
-                a=f.a if f.a is None else f.a[(*[slice(None)] * (f.b.dim() - 4), index)],
-                b=f.b[..., index, :, :].contiguous(),
-            )
-            for f in self.factors
-        )
+    def rows(self, index: slice, joined: bool = False) -> "Tangent":
+        """The Jacobian of some of the examples; `joined`, that of the trace over the outputs."""
+        factors = []
+        for f in self.factors:
+            a = f.a if f.a is None else f.a[(*[slice(None)] * (f.b.dim() - 4), index)]
+            some = replace(f, a=a, b=f.b[..., index, :, :])
+            some = some.joined() if joined else some
+            factors.append(replace(some, b=some.b.contiguous()))
         return Tangent(self.value[..., index, :], tuple(factors))
 
 
@@ -230,6 +237,11 @@ def stack_tangents(networks: list[Tangent]) -> Tangent:
 def blocks(n: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover 0..n in order."""
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
+
+
+def _ends(outputs: str, c: int) -> tuple[int, int]:
+    """How many kernels of c outputs stand side by side, and how many outputs each of them has."""
+    return {"full": (1, c), "diagonal": (c, 1), "trace": (1, 1)}[outputs]
 
 
 def _require(condition: bool, message: str) -> None:

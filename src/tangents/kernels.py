@@ -71,10 +71,11 @@ def fully_connected(
     Theta' = K' + b + Theta E[s'(u) s'(v)] over u, v ~ N(0, K). Biases are zero at the start, as
     `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
     `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
-    another one, or unequal dimensions. Source: Jacot et al. (2018), theorem 1; Cho & Saul (2009),
-    section 2; Williams (1997), section 3.
+    another one, a depth below 1, or unequal dimensions. Source: Jacot et al. (2018), theorem 1;
+    Cho & Saul (2009), section 2; Williams (1997), section 3.
     """
     _require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
+    _require(depth >= 1, f"depth must be at least 1, got {depth}")
     _require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
     other, same = (x1, True) if x2 is None else (x2, False)
     scale, dual = 1 / x1.shape[1], _DUALS[activation]

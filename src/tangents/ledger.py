@@ -78,12 +78,17 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sample(experiment: Experiment, frame: pd.DataFrame, fraction: float, seed: int) -> list[Any]:
+def _fields(experiment: Experiment, frame: pd.DataFrame) -> list[str]:
     names = list(field_types(experiment.config))
     if missing := [name for name in names if name not in frame]:
         raise ResultsError(
             f"{experiment.name}: the table lacks the field {missing[0]!r}: publish again"
         )
+    return names
+
+
+def _sample(experiment: Experiment, frame: pd.DataFrame, fraction: float, seed: int) -> list[Any]:
+    names = _fields(experiment, frame)
     runs = frame.drop_duplicates("run_id").set_index("run_id")[names].sort_index()
     values = runs.to_dict("index")
     count = max(1, round(fraction * len(values)))
@@ -105,17 +110,21 @@ def restore(experiment: Experiment, preset: str, store: Store) -> int:
     """Puts published runs that the store lacks back into it; returns how many.
 
     A sweep can then be extended where only its published table is at hand. Runs of another version
-    of the experiment are left out. Raises ResultsError where that preset is not published.
+    of the experiment are left out. Raises ResultsError where that preset is not published, or with
+    other fields.
     """
     frame, arrays = published(experiment.name, preset)
     held: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         run_id, _, key = name.partition("/")
         held.setdefault(run_id, {})[key] = array
-    names, count = list(field_types(experiment.config)), 0
+    names, count = _fields(experiment, frame), 0
     for run_id, rows in frame.groupby("run_id"):
         first = rows.iloc[0]
-        config = coerce(experiment.config, first[names].to_dict())
+        try:
+            config = coerce(experiment.config, first[names].to_dict())
+        except ConfigError:
+            continue  # of another version, too
         if fingerprint(experiment, config) == run_id and not store.has(experiment, config):
             origin = {name: first[name] for name in PROVENANCE}
             origin["seconds"] = float(origin["seconds"])

@@ -41,7 +41,8 @@ LOSSES = {
 class OutputLoss(NamedTuple):
     """A loss l(f, y) of outputs f and targets y, both (*s, n, c), and its Hessian H = S S^T in f.
 
-    S has full column rank r, and `whitened` is the vector w with S w = gradient.
+    S has full column rank r, and `whitened` is the vector w with S w = gradient. The targets of the
+    cross-entropy are probabilities: each >= 0, with sum 1 over the outputs.
     """
 
     value: Callable[[Tensor, Tensor], Float[Tensor, "*s n"]]

@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from tangents.functional import Params, select
+from tangents.functional import Params, select, stacked
 from tangents.jacobian import OUTPUTS, Tangent, blocks, stack_tangents
 from tangents.structure import candidates, general, owners, qualified, structured
 
@@ -28,11 +28,11 @@ def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
     with automatic differentiation; all other parameters take the general route. Raises ValueError
     for a module that is not a map of single examples.
     """
-    stacked = _stacked(module, params)
-    if stacked and not all(hasattr(layer, "scale") for layer in owners(module).values()):
-        networks = [tangent(module, select(params, i), x) for i in range(stacked)]
+    b = stacked(module, params)
+    if b and not all(hasattr(layer, "scale") for layer in owners(module).values()):
+        networks = [tangent(module, select(params, i), x) for i in range(b)]
         return stack_tangents(networks)
-    return _tangent(module, params, x, _plan(module, params, x, stacked))
+    return _tangent(module, params, x, _plan(module, params, x, b))
 
 
 def ntk(
@@ -88,9 +88,9 @@ class Work:
         _require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
         _require(len(x1) > 0 and (x2 is None or len(x2) > 0), "there are no inputs")
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
-        stacked = _stacked(module, params)
-        kind = _plan(module, params, x1[:2], stacked)
-        lead, n, m = (stacked,) if stacked else (), len(x1), len(x1 if x2 is None else x2)
+        b = stacked(module, params)
+        kind = _plan(module, params, x1[:2], b)
+        lead, n, m = (b,) if b else (), len(x1), len(x1 if x2 is None else x2)
         ends = (kind.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
         shape, each = (*lead, n, m, *ends), math.prod(lead) * kind.unit
         budget = _free(x1.device) / 4 if budget is None else budget
@@ -135,20 +135,6 @@ def _free(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def _stacked(module: nn.Module, params: Params) -> int:
-    """Length of the stack that the parameters are, 0 for those of a single network."""
-    sizes = set()
-    for name, p in module.named_parameters():
-        _require(name in params, f"params lack {name!r}")
-        extra = params[name].dim() - p.dim()
-        shape = params[name].shape[extra:] if extra in (0, 1) else None
-        message = f"{name!r} must have shape {tuple(p.shape)}, got {tuple(params[name].shape)}"
-        _require(shape == p.shape, message)
-        sizes.add(len(params[name]) if extra else 0)
-    _require(len(sizes) == 1, "params must all be of one network, or all of one stack")
-    return sizes.pop()
-
-
 _PLANS: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -162,7 +148,7 @@ class Plan(NamedTuple):
     batched: bool = True  # whether the general rows come right for all examples at once
 
 
-def _plan(module: nn.Module, params: Params, x: Tensor, stacked: int) -> Plan:
+def _plan(module: nn.Module, params: Params, x: Tensor, b: int) -> Plan:
     for name, layer in module.named_modules():
         batch = isinstance(layer, nn.modules.batchnorm._BatchNorm)
         noise = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
@@ -170,13 +156,20 @@ def _plan(module: nn.Module, params: Params, x: Tensor, stacked: int) -> Plan:
         kind = type(layer).__name__
         _require(not random, f"layer {name!r} ({kind}) is in training mode: call module.eval()")
     plans = _PLANS.setdefault(module, {})
-    key = (x.shape[1:], x.dtype, bool(stacked), min(len(x), 2))
-    if key not in plans:
-        plans[key] = _verified(module, select(params, 0) if stacked else params, x[:2])
-    return plans[key]
+    key = (x.shape[1:], x.dtype, bool(b), min(len(x), 2))
+    if key in plans:
+        return plans[key]
+    plan = _verified(module, select(params, 0) if b else params, x[:2])
+    if x.is_floating_point() or len(x) < 2 or bool((x[0] != x[1]).any()):
+        plans[key] = plan  # of equal examples one cannot tell whether they are mixed
+    return plan
 
 
 def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
+    """Compares the ways at parameters and inputs near those given: these may be special, weights
+    or outputs zero, two examples equal, so that a wrong way would come right for them."""
+    generator = Generator(x.device).manual_seed(0)
+    params, x = {k: _shaken(v, generator) for k, v in params.items()}, _shaken(x, generator)
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with torch.enable_grad():
         f = functional_call(module, leaves, (x,))
@@ -189,15 +182,20 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     _require(_near(alone, f.detach()[:1]), message)
     u = torch.linspace(0.5, 1.5, f.numel(), dtype=f.dtype, device=f.device).view_as(f)
     names = list(leaves)
-    found = torch.autograd.grad(f, [*leaves.values()], u, allow_unused=True)
+    with torch.enable_grad():
+        probe = (f * u).sum()
+    found = torch.autograd.grad(probe, [*leaves.values()], allow_unused=True)
     want = {
         k: torch.zeros_like(leaves[k]) if g is None else g
         for k, g in zip(names, found, strict=True)
     }
 
     def right(value: Tensor, factors) -> set[str]:
-        got = Tangent(value, tuple(factors)).backward(u)
-        return {k for k in got if _near(got[k], want[k])}
+        agreeing = set()
+        for factor in factors:  # one at a time: a large layer's gradients are held but twice
+            got = Tangent(value, (factor,)).backward(u)
+            agreeing |= {k for k in got if _near(got[k], want[k])}
+        return agreeing
 
     known = frozenset(candidates(module))
     agreeing = right(*structured(module, params, x, known))
@@ -215,9 +213,18 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     return plan if batched else plan._replace(batched=False)
 
 
+def _shaken(v: Tensor, generator: Generator) -> Tensor:
+    """v and a tenth of noise of its mean size; of size one if v is zero."""
+    if not v.is_floating_point():
+        return v
+    size = v.abs().mean()
+    noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
+    return torch.where(size > 0, 0.1 * size, 0.1) * noise + v
+
+
 def _near(got: Tensor, want: Tensor) -> bool:
-    unit = torch.finfo(want.dtype).eps ** 0.5 * want.abs().max()
-    return bool(((got - want).abs() <= unit).all())
+    unit = torch.finfo(want.dtype).eps ** 0.5 * torch.linalg.vector_norm(want, torch.inf)
+    return bool(torch.dist(got, want, torch.inf) <= unit)
 
 
 def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan) -> Tangent:

@@ -61,8 +61,10 @@ def _accepted(claim: Mapping) -> str:
     low, high = claim["accepted"]
     if math.isnan(low):
         return ""
-    ends = [f"≥ {_number(low)}"] * (low > -math.inf) + [f"≤ {_number(high)}"] * (high < math.inf)
-    return f"<small>accepted: {', '.join(ends)}</small>"
+    if high == math.inf:
+        return f"<small>accepted: ≥ {_number(low)}</small>"
+    below = f"{_number(low)} to " if low > -math.inf else "≤ "
+    return f"<small>accepted: {below}{_number(high)}</small>"
 
 
 def _number(value: float) -> str:

@@ -52,6 +52,6 @@ def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]
     layers = [*module.hidden, module.readout][1:]
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-    with hooked(hooks):
-        f = torch.func.functional_call(module, leaves, (x,))
-    return list(torch.autograd.grad(f.sum(), seen))
+    with hooked(hooks), torch.enable_grad():
+        total = torch.func.functional_call(module, leaves, (x,)).sum()
+    return list(torch.autograd.grad(total, seen))

@@ -87,7 +87,7 @@ def initial(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
     rows = frame[(frame["part"] == part) & (frame["metric"] == metric) & (frame["step"] == 0)]
     if rows.empty:
         raise LookupError(f"no run with {metric!r} at its start in part {part!r}")
-    return rows.sort_values("run_id")
+    return rows.drop_duplicates("run_id").sort_values("run_id")
 
 
 def by_run(rows: pd.DataFrame) -> pd.Series:

@@ -4,9 +4,11 @@ Beside `theta.npy.part` stands `theta.npy.blocks`, a list of what is finished. A
 before its line is; when all are, the array gets its final name.
 """
 
+import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from tangents.functional import Params
 from tangents.ntk import Work
 
 BLOCK = 2000  # rows of a block, unless the budget asks for less
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ALONE = threading.Lock()
 
 
 def ntk_on_disk(
@@ -37,8 +41,9 @@ def ntk_on_disk(
 
     Interrupted, the same call goes on with the missing blocks; finished, it only opens the file.
     `client`, a dask.distributed client whose workers see `path` as well, computes the blocks in
-    parallel. Raises ValueError for what `ntk` refuses and where the file at `path` holds another
-    kernel; OSError where the disk is too small, before anything is computed.
+    parallel, one at a time in each process. Raises ValueError for what `ntk` refuses and where the
+    file at `path` holds another kernel; OSError where `path` cannot be written or the disk is too
+    small, before anything is computed.
     """
     path = Path(path)
     part, journal = (path.with_name(path.name + end) for end in (".part", ".blocks"))
@@ -86,8 +91,10 @@ def _there(client, part: Path, work: Work, places) -> Iterator[tuple[slice, slic
 
 
 def _write(part: Path, work: Work, i: slice, j: slice) -> None:
+    with _ALONE:  # a block hooks the module and keeps its rows: threads would mix theirs up
+        tile = work.tile(i, j).cpu().numpy()
     out = np.load(part, mmap_mode="r+")
-    work.put(work.tile(i, j).cpu().numpy(), i, j, out)
+    work.put(tile, i, j, out)
     out.flush()
 
 
@@ -102,6 +109,8 @@ def _reserve(part: Path, work: Work) -> None:
                 os.posix_fallocate(file.fileno(), 0, out.offset + out.nbytes)
     except OSError as error:
         part.unlink(missing_ok=True)
+        if error.errno not in FULL:
+            raise
         need = np.prod(work.shape) * dtype.itemsize / 1e9
         raise OSError(error.errno, f"no room for the kernel, {need:.3g} GB: {error.strerror}",
                       str(part)) from error  # fmt: skip

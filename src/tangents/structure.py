@@ -57,7 +57,8 @@ def structured(
 
     def record(name):
         def hook(layer, inputs, output):
-            calls.setdefault(name, []).append((inputs[0].detach(), output, output._version))
+            given = inputs[0].detach() if inputs else None
+            calls.setdefault(name, []).append((given, output, output._version))
 
         return hook
 
@@ -65,23 +66,27 @@ def structured(
     with hooked(handles), torch.enable_grad():
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         f = functional_call(module, leaves, (x,))
-        one = [f[..., k] for k in range(f.shape[-1])]
+        totals = f.flatten(0, -2).sum(0).unbind()  # no example has a part in another's output
     axis, n = f.dim() - 2, len(x)
 
-    def usable(layer: nn.Module, z: Tensor, version: int) -> bool:
+    def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
+        if given is None or not z.requires_grad:  # called by keyword, or without gradients
+            return False
         folded = isinstance(layer, nn.Linear) and z.shape[axis:-1].numel() % n == 0
         return z._version == version and (folded or z.shape[axis] == n)
 
-    kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call[1:]) for call in v)}
+    kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
     places = [z for each in kept.values() for _, z, _ in each]
-    ones, c = torch.ones_like(f[..., 0]), f.shape[-1]
-    signals = [
-        torch.autograd.grad(one[k], places, ones, retain_graph=k + 1 < c, materialize_grads=True)
-        for k in range(c if places else 0)
-    ]
-    f, factors = f.detach(), []
-    join = torch.stack if c > 1 else lambda each, axis: each[0].unsqueeze(axis)
-    returned = iter([join(each, axis) for each in zip(*signals, strict=True)])
+    f, c, factors = f.detach(), len(totals), []
+    signals = [z.new_empty(*z.shape[:axis], c, *z.shape[axis:]) for z in places]
+    for k, total in enumerate(totals if places else ()):
+        found = torch.autograd.grad(total, places, retain_graph=k + 1 < c, materialize_grads=True)
+        if c == 1:
+            signals = [gradient.unsqueeze(axis) for gradient in found]
+            break
+        for signal, gradient in zip(signals, found, strict=True):
+            signal.select(axis, k).copy_(gradient)
+    returned = iter(signals)
     for name, each in kept.items():
         inputs, b = [a for a, *_ in each], [next(returned) for _ in each]
         factors += _factors(name, layers[name], n, inputs, b, axis)

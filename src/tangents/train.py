@@ -28,12 +28,12 @@ class Flow:
     index: Int[Tensor, " b"]  # which of the networks handed in these are
     params: Params  # (b, ...)
     output: Float[Tensor, "b n"]  # predictor on the training set
-    loss: Float[Tensor, " b"]
+    loss: Float[Tensor, " b"]  # mean_i l(y_i F_i) / alpha^2
     t: Float[Tensor, " b"]  # training time, in units of the loss's gradient flow
     dt: Float[Tensor, " b"]
     step: Int[Tensor, " b"]  # accepted steps
     converged: Bool[Tensor, " b"]  # every training point has margin >= 1
-    failed: Bool[Tensor, " b"]  # out of steps, not finite, or without any gradient left
+    failed: Bool[Tensor, " b"]  # out of steps, not finite, no gradient left, or dt below 1e-100
 
 
 class GradientFlow:
@@ -63,8 +63,8 @@ class GradientFlow:
 
     def size(self, g, g_new, moved):
         """Larger of the two measures in units of its bound, (b,): a step is accepted below one."""
-        turn = difference(g, g_new)
-        turn = inner(turn, turn) / (norm(g) * norm(g_new))
+        turn, ends = difference(g, g_new), norm(g) * norm(g_new)
+        turn = torch.where(ends > 0, inner(turn, turn) / ends, 0)  # at a minimum, no direction
         return torch.maximum(turn / self.tolerance, moved / self.change)
 
     def resize(self, size):
@@ -76,8 +76,9 @@ class ContinuousMomentum:
     """dv/dt = -(mu / t) (v + grad L), dw/dt = v: a momentum whose memory is t / mu.
 
     v relaxes exponentially towards -grad L within a step, which is exact while the gradient is
-    constant. The step keeps max_i |F_i' - F_i| within `change`. Source: Geiger et al. (2019, v1),
-    section 2, mu = 1000 for fully connected networks.
+    constant. max_i |F_i' - F_i| stays below the second number of `change` in a step; where it was
+    below the first the next step is longer. Source: Geiger et al. (2019, v1), section 2, mu = 1000
+    for fully connected networks.
     """
 
     implicit = False
@@ -188,11 +189,15 @@ class Problem:
                 return jacobian.backward(r.unsqueeze(-1))
         else:
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            graph = torch.func.functional_call(self.module, leaves, (self.x,))[..., 0]
+            with torch.enable_grad():
+                graph = torch.func.functional_call(self.module, leaves, (self.x,))[..., 0]
             f, jacobian = graph.detach(), None
 
             def pull(r):
-                found = torch.autograd.grad(graph, [*leaves.values()], r)
+                options = dict(allow_unused=True, materialize_grads=True)
+                with torch.enable_grad():
+                    total = (graph * r).sum()
+                found = torch.autograd.grad(total, [*leaves.values()], **options)
                 return dict(zip(leaves, found, strict=True))
 
         alpha, n = self.alpha[:, None], len(self.y)
@@ -238,8 +243,9 @@ def flow(
 
     `params` (b, ...) at initialisation, labels y in {-1, +1}, output scales alpha; the first step
     to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has
-    converged or failed (`max_steps` attempts, not finite, or a gradient of zero). Raises
-    ValueError for input that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
+    converged or failed (`max_steps` attempts, not finite, or a gradient of zero). With the square
+    loss none converges: its flow ends at the margin. Raises ValueError for input that cannot be
+    trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
     problem = Problem.start(module, params, x, y, alpha, loss)
     _positive("dt", dt)

@@ -64,10 +64,11 @@ def bottleneck_order(metric: str, part: str) -> Callable[..., Finding]:
 
 
 def allowed(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the theorem allows the kernel of each run with a linear head to change, in `value`.
+    """An estimate of how much the theorem lets the kernel of each run change, linear head: `value`.
 
     With q = R |H| / |grad f|, R how far the weights moved and |H| the largest norm found in the
-    ball, the gradient of an output changes by at most the share q, and the kernel by 2 q + q^2.
+    ball, the gradient of an output changes by at most the share q, and an entry of the kernel by
+    2 q + q^2 of |grad f|^2. Here |grad f| is a mean over inputs, and |H| that of the first.
     """
     rows = pick(finals(frame, "head", "radius"), **LINEAR).set_index("run_id", drop=False)
     norm, gradient = (
@@ -78,7 +79,7 @@ def allowed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def below_bound(frame: pd.DataFrame, arrays: dict) -> Finding:
-    """Largest ratio of the kernel's change to what the theorem allows it, linear head."""
+    """Largest ratio of the kernel's change to that estimate, linear head."""
     bound = allowed(frame)
     share = by_run(finals(frame, "head", "kernel_largest")) / bound["value"]
     worst = share.groupby(bound["seed"]).max()
@@ -98,7 +99,26 @@ def stays_positive(frame: pd.DataFrame, arrays: dict) -> Finding:
     first = frame[(frame["metric"] == "eigenvalue_min") & (frame["step"] == 0)]
     share = by_run(lowest) / by_run(first)
     least = share.groupby(lowest.set_index("run_id")["seed"]).min()
+    if (least <= 0).any():  # of these there is no geometric mean
+        below = 0.0, -INF, 0.0
+        return finding(below, (1e-9, INF), len(lowest), f"{(share <= 0).sum()} are not above 0")
     return finding(_geometric(least), (1e-9, INF), len(lowest), "geometric mean over seeds")
+
+
+def log_linear(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """Share of the variance of log L that a line in time explains, below a tenth of the first L."""
+    rows = frame[(frame["part"] == "head") & (frame["metric"] == "loss")]
+    rows = rows[rows["run_id"].isin(finals(frame, "head", "loss")["run_id"])].sort_values("time")
+    late = rows[rows["value"] < 0.1 * rows.groupby("run_id")["value"].transform("first")]
+
+    late = late[late.groupby("run_id")["value"].transform("size") > 2]
+
+    def one(seed_rows):
+        lines = [g for _, g in seed_rows.groupby("run_id")]
+        return np.mean([np.corrcoef(g["time"], np.log(g["value"]))[0, 1] ** 2 for g in lines])
+
+    note = lost(frame, "head")
+    return finding(over_seeds(by_seed(late, one)), (0.95, INF), late["run_id"].nunique(), note)
 
 
 def pl_known(frame: pd.DataFrame, arrays: dict) -> Finding:

@@ -173,7 +173,7 @@ def convergence(frame: pd.DataFrame, width: int = 512) -> Figure:
     names = {
         "loss": "loss",
         "eigenvalue_min": r"$\lambda_{\min}(K_t)/n$",
-        "pl_ratio": r"$\|\nabla L\|^2/2L$",
+        "pl_ratio": r"$\|\nabla\mathcal{L}\|^2/2\mathcal{L}$",
     }
     rows = pick(frame[frame["part"] == "head"], depth=1, width=width)
     for ax, (metric, label) in zip(axes, names.items(), strict=True):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tangents import kernels, models, probes
-from tangents.datasets import Task, parity
+from tangents.datasets import DATASETS, Task, parity
 from tangents.declaration import Experiment, accept, records
 from tangents.experiments.lazy_claims import CLAIMS
 from tangents.functional import Params, difference, norm, select
@@ -56,14 +56,17 @@ class Lazy:
         for name in ("n", "n_test", "depth", "width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.scaled_alpha > 0:
-            raise ValueError(f"scaled_alpha must be positive, got {self.scaled_alpha}")
+        if not 0 < self.scaled_alpha < math.inf:
+            raise ValueError(f"scaled_alpha must be positive and finite, got {self.scaled_alpha}")
         for name in ("max_steps", "frozen", "pca"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, got {self.tolerance}")
+        accept("dataset", self.dataset, DATASETS)
         accept("network", self.network, ("fc", "conv"))
+        if self.network == "conv" and self.dataset == "digits":
+            raise ValueError("the images of digits, 8 x 8, are too small for network='conv'")
         accept("dynamics", self.dynamics, ("gradient_flow", "momentum"))
         accept("loss", self.loss, LOSSES)
         accept("activation", self.activation, models.ACTIVATIONS)
@@ -230,15 +233,16 @@ def run(configs: list[Lazy], device: str) -> Iterator[tuple[int, list[dict], dic
 
 
 def _rms(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()
+    return probes.rms(x.unsqueeze(0))
 
 
 def _norm(params: Params) -> Tensor:
     return norm({k: v[None] for k, v in params.items()})
 
 
-FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4)]
+FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 1, 1.5, 2, 2.5, 3, 4)]
 SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
+BORDER = [10.0**e for e in (1, 1.5, 2, 2.5, 3)]
 SMALL = dict(n=200, n_test=1000)
 MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW, **SMALL)
 MILD |= dict(keep_output=True)
@@ -269,6 +273,7 @@ PRESETS = {
         dict(part="frozen", width=64, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=5),
         dict(part="fashion", dataset="fashion-mnist", pca=0, depth=3, bias=False, width=[32, 256],
              scaled_alpha=[1e-2, 1e4], seed=SEEDS),
+        dict(part="border", width=[16, 32, 64, 128, 256], scaled_alpha=BORDER, seed=MANY, **SMALL),
         dict(part="velocity", width=[128, 256, 512, 1024, 2048], max_steps=0, n=200, n_test=200,
              seed=FRESH),
         dict(tolerance=[1e-2, 1e-4], **MILD),
@@ -284,6 +289,8 @@ PRESETS = {
              seed=MANY),
         dict(part="depth", depth=[1, 2, 3, 4, 5, 7, 9], width=400,
              scaled_alpha=[1e-3, 1e-2, 1e-1], n=1000, n_test=1000, seed=MANY),
+        dict(part="border", width=[2**k for k in range(4, 11)], scaled_alpha=BORDER, n=1000,
+             n_test=1000, seed=range(20)),
         dict(part="residual", width=[2**k for k in range(4, 12)], scaled_alpha=[1e3, 1e4, 1e5],
              n=1000, n_test=1000, seed=MANY),
         dict(width=[100, 200, 400, 800], scaled_alpha=[2e2, 1e3, 1e4, 1e5, 1e6], n=1000,

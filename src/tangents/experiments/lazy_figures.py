@@ -10,13 +10,24 @@ from tangents.experiments.lazy_checks import (
     FEATURE,
     LAZY,
     curves,
+    error_borders,
     frozen_table,
+    kernel_borders,
     outputs,
     test_labels,
     timed,
 )
-from tangents.figures import MARKERS, PALETTE, band, fitted, guide, label_widths, panels
-from tangents.statistics import finals, jackknife, over_seeds, pick, power
+from tangents.figures import (
+    MARKERS,
+    PALETTE,
+    band,
+    fitted,
+    guide,
+    label_widths,
+    panels,
+    plus_minus,
+)
+from tangents.statistics import finals, jackknife, over_seeds, pick, power, seed_exponents
 
 SCALED = r"output scale $\sqrt{h}\,\alpha$"
 ERROR = "test error (%)"
@@ -45,24 +56,36 @@ def headline(frame: pd.DataFrame) -> Figure:
 
 
 def collapse(frame: pd.DataFrame) -> Figure:
-    """The rescaled error against alpha, and against sqrt(h) alpha."""
-    fig, axes = panels(2)
+    """The rescaled error against sqrt(h) alpha, and the border alpha* against the width."""
+    fig, (left, right) = panels(2)
     rows = finals(frame, "phase", "error")
-    for ax in axes:
-        ax.set(xscale="log", ylabel="rescaled rise of test error")
+    left.set(xscale="log", xlabel=SCALED, ylabel="rescaled rise of test error")
     for place, (h, group) in enumerate(rows.groupby("width")):
         # each initialisation from its own plateau: what all scales share cancels
         feature = group[group["scaled_alpha"] <= FEATURE].groupby("seed")["value"].mean()
         rise = group["value"] - group["seed"].map(feature)
         lazy = rise[group["scaled_alpha"] >= LAZY].mean()
-        alpha = group["scaled_alpha"] / math.sqrt(h)
-        group = group.assign(value=rise / lazy, alpha=alpha)
-        band(axes[0], group, "alpha", place, f"$h={h}$")
-        band(axes[1], group, "scaled_alpha", place, f"$h={h}$")
-    axes[0].set_xlabel(r"output scale $\alpha$")
-    axes[1].set_xlabel(SCALED)
-    axes[1].axvspan(5, 200, color="0.5", alpha=0.12, lw=0)
-    axes[1].legend(title="width")
+        band(left, group.assign(value=rise / lazy), "scaled_alpha", place, f"$h={h}$")
+    left.axvspan(5, 200, color="0.5", alpha=0.12, lw=0)
+    left.legend(title="width")
+    stars = kernel_borders(frame)
+    slopes = seed_exponents(stars, "width", ["seed"])
+    right.set(xscale="log", yscale="log", xlabel="width $h$", ylabel=r"border $\alpha^*$")
+    right.plot(stars["width"], stars["value"], ls="", marker=".", color=PALETTE[0], alpha=0.3)
+    at, mean = band(right, stars, "width", 0, f"kernel, slope {plus_minus(over_seeds(slopes))}")
+    guide(right, at, 2.5 * mean[0], -0.5, "slope $-1/2$")
+    every = sorted(rows["seed"].unique())
+    for h, group in rows.groupby("width"):
+
+        def log_border(seeds, group=group, h=h):
+            return math.log(error_borders(group[group["seed"].isin(seeds)])[h])
+
+        value, low, high = np.exp(jackknife(log_border, every))
+        bars = [[value - low], [high - value]]
+        right.errorbar(h, value, bars, color=PALETTE[1], marker=MARKERS[1], capsize=3)
+    right.plot([], [], color=PALETTE[1], marker=MARKERS[1], label="test error, half height")
+    label_widths(right, at)
+    right.legend()
     return fig
 
 
@@ -163,14 +186,7 @@ def weights_and_speed(frame: pd.DataFrame) -> Figure:
     )
     at, mean = band(right, speed, "width", 0, "measured")
     label_widths(right, at)
-    slopes = over_seeds([power(g["width"], g["value"]) for _, g in speed.groupby("seed")])
-    guide(
-        right,
-        at,
-        1.3 * mean[0],
-        -0.5,
-        f"$-1/2$; fit {slopes[0]:.2f} ± {(slopes[2] - slopes[1]) / 2:.2f}",
-    )
+    guide(right, at, 1.3 * mean[0], -0.5, f"$-1/2$; fit {fitted(speed, 'width', ['part'])}")
     return fig
 
 
@@ -248,12 +264,18 @@ def fluctuations(frame: pd.DataFrame, arrays: dict) -> Figure:
     for place, (s, name) in enumerate(((FEATURE, "feature"), (LAZY, "lazy"))):
         found = outputs(frame, arrays, "phase", scaled_alpha=s)
         h = np.array(list(found))
-        variance = [f.var(0, ddof=1).mean() for f in found.values()]
-        left.plot(
+        spread = [
+            jackknife(lambda m, f=f: math.log(f[m].var(0, ddof=1).mean()), range(len(f)))
+            for f in found.values()
+        ]
+        variance, low, high = np.exp(spread).T
+        left.errorbar(
             h,
             variance,
+            [variance - low, high - variance],
             color=PALETTE[place],
             marker=MARKERS[place],
+            capsize=3,
             label=rf"{name}, $\sqrt{{h}}\alpha={s:g}$: slope {power(h, variance):.2f}",
         )
         single = [over_seeds(100 * (f * y <= 0).mean(1)) for f in found.values()]
@@ -305,26 +327,28 @@ def frozen(frame: pd.DataFrame) -> Figure:
         )
     left.set_xticks(range(len(scales)), [f"$10^{{{math.log10(s):.0f}}}$" for s in scales])
     left.set(xlabel=SCALED, ylabel=ERROR)
-    left.legend()
+    left.margins(y=0.3)
+    left.legend(loc="upper left")
     rows = curves(frame, "frozen", "frozen_error")
-    right.set(xscale="log", xlabel=r"time $t/t_1$ at which the kernel is frozen", ylabel=ERROR)
+    first = rows.groupby("run_id")["value"].transform(lambda v: v.iloc[0])
+    gain = 100 * (rows["value"] - first)
+    rows = rows.assign(value=gain)[rows["time"] > 0]
+    right.set(
+        xscale="log",
+        xlabel=r"time $t/t_1$ at which the kernel is frozen",
+        ylabel="test error minus first kernel's (points)",
+    )
     for place, s in enumerate(scales):
         g = pick(rows, scaled_alpha=s)
-        g = g[g["time"] > 0].assign(rank=g.groupby("run_id").cumcount())
-        mean = g.groupby("rank").agg(
-            t=("time", lambda t: t.mean()), t1=("t1", "mean"), value=("value", "mean")
-        )
-        right.plot(
-            mean["t"] / mean["t1"],
-            100 * mean["value"],
-            color=PALETTE[place],
-            marker=MARKERS[place],
-            label=rf"$\sqrt{{h}}\alpha=10^{{{math.log10(s):.0f}}}$",
-        )
-        for _, one in g.groupby("seed"):
-            right.plot(
-                one["time"] / one["t1"], 100 * one["value"], color=PALETTE[place], lw=0.6, alpha=0.4
-            )
+        lines = [(one["time"] / one["t1"], one["value"]) for _, one in g.groupby("seed")]
+        for t, error in lines:
+            right.plot(t, error, color=PALETTE[place], lw=0.6, alpha=0.5)
+        common = np.geomspace(max(t.min() for t, _ in lines), min(t.max() for t, _ in lines), 20)
+        errors = [np.interp(np.log(common), np.log(t), error) for t, error in lines]
+        mean, low, high = np.array([over_seeds(column) for column in np.transpose(errors)]).T
+        label = rf"$\sqrt{{h}}\alpha=10^{{{math.log10(s):.0f}}}$"
+        right.plot(common, mean, color=PALETTE[place], lw=2, label=label)
+        right.fill_between(common, low, high, color=PALETTE[place], alpha=0.18, lw=0)
     right.axvline(1, color="0.4", lw=1, ls=":")
     right.legend()
     return fig
