@@ -265,7 +265,7 @@ PRESETS = {
              frozen=2),
     ],
     "book": [  # the longest stacks first, so that no worker waits for another at the end
-        dict(n=150, width=4, scaled_alpha=[1e-1, 1e3], seed=FEW, **CONV),
+        dict(n=150, width=4, scaled_alpha=[1.0, 1e3], seed=SEEDS, **CONV),
         dict(tolerance=1e-4, implicit=False, max_steps=100_000, **MILD),
         dict(dynamics="momentum", implicit=False, max_steps=100_000, **(MILD | FEATURE)),
         dict(part="phase", width=[32, 64, 128], scaled_alpha=FEATURE_TO_LAZY, seed=SEEDS,
