@@ -280,7 +280,7 @@ PRESETS = {
         dict(tolerance=1e-6, max_steps=100_000, **(MILD | ENDS)),
         dict(part="depth", depth=[1, 2, 3, 4, 5], width=100, scaled_alpha=[1e-3, 1e-2, 1e-1],
              seed=SEEDS, **SMALL),
-        dict(part="residual", width=[16, 32, 64, 128], scaled_alpha=[1e3, 1e4, 1e5], seed=MANY,
+        dict(part="residual", width=[16, 32, 64, 128, 256], scaled_alpha=[1e3, 1e5], seed=MANY,
              **SMALL),
         dict(width=[64, 128], scaled_alpha=[2e2, 2e3, 2e4], seed=FRESH, **RELU, **SMALL),
     ],
