@@ -242,7 +242,7 @@ def _norm(params: Params) -> Tensor:
 
 FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 1, 1.5, 2, 2.5, 3, 4)]
 SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
-BORDER = [10.0**e for e in (1, 1.5, 2, 2.5, 3)]
+BORDER = [10.0**e for e in (1, 1.5, 2, 2.5)]
 SMALL = dict(n=200, n_test=1000)
 MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW, **SMALL)
 MILD |= dict(keep_output=True)
@@ -270,7 +270,7 @@ PRESETS = {
         dict(dynamics="momentum", implicit=False, max_steps=100_000, **(MILD | FEATURE)),
         dict(part="phase", width=[32, 64, 128], scaled_alpha=FEATURE_TO_LAZY, seed=SEEDS,
              keep_output=True),
-        dict(part="frozen", width=64, scaled_alpha=[1e-2, 1.0, 1e2], seed=SEEDS, frozen=5),
+        dict(part="frozen", width=64, scaled_alpha=[1e-1, 1.0, 1e2], seed=SEEDS, frozen=5),
         dict(part="fashion", dataset="fashion-mnist", pca=0, depth=3, bias=False, width=[32, 256],
              scaled_alpha=[1e-2, 1e4], seed=SEEDS),
         dict(part="border", width=[16, 32, 64, 128, 256], scaled_alpha=BORDER, seed=MANY, **SMALL),
