@@ -85,7 +85,8 @@ def collapse(frame: pd.DataFrame) -> Figure:
         right.errorbar(h, value, bars, color=PALETTE[1], marker=MARKERS[1], capsize=3)
     right.plot([], [], color=PALETTE[1], marker=MARKERS[1], label="test error, half height")
     label_widths(right, at)
-    right.legend()
+    right.set_ylim(bottom=0.25)
+    right.legend(loc="lower left")
     return fig
 
 
