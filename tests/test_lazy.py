@@ -115,7 +115,7 @@ def test_out_of_steps_is_a_row():
         ("n", 0, "n must be at least 1, got 0"),
         ("width", -3, "width must be at least 1, got -3"),
         ("depth", 0, "depth must be at least 1, got 0"),
-        ("scaled_alpha", 0, "scaled_alpha must be positive, got 0.0"),
+        ("scaled_alpha", 0, "scaled_alpha must be positive and finite, got 0.0"),
         ("network", "rnn", "network must be one of fc, conv, got 'rnn'"),
         ("dynamics", "sgd", "dynamics must be one of gradient_flow, momentum, got 'sgd'"),
         ("loss", "mse", "loss must be one of soft_hinge, hinge, square, got 'mse'"),
