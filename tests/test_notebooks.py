@@ -83,6 +83,14 @@ def test_figures_have_name_caption_and_alt_text(notebook):
         assert myst.get("image", {}).get("alt"), cell.source
 
 
+def test_pages_with_formulas_in_tables_have_one_in_their_text(notebook):
+    """Sphinx loads MathJax where it sees a formula, and it does not look into HTML."""
+    outputs = [o for cell in code_cells(notebook) for o in cell.outputs]
+    if any(r"\(" in o.get("data", {}).get("text/html", "") for o in outputs):
+        text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert text.count("$") >= 2
+
+
 def test_figure_names_are_unique():
     cells = [cell for path in NOTEBOOKS for cell in code_cells(read(path)) if draws(cell)]
     names = [cell.metadata.mystnb.figure.name for cell in cells]
