@@ -55,7 +55,8 @@ def main() -> None:
         done.set()
         watcher.join()
         some = torch.randperm(args.n, generator=torch.Generator().manual_seed(0))[:300]
-        want = ntk(module, params, x[some], outputs="trace")
+        exact = {name: p.double() for name, p in params.items()}
+        want = ntk(module.double(), exact, x[some].double(), outputs="trace")
         got = torch.tensor(kernel[some.numpy()][:, some.numpy()])
     row = {
         **case.fields,
