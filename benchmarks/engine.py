@@ -31,10 +31,10 @@ REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
 KEPT = 200_000  # entries of an answer that are compared
 
 
-def peak_memory() -> int:
-    """The largest resident size of this process since `forget_peak`, in bytes."""
+def memory(kind: str) -> int:
+    """Bytes of this process: VmHWM, its peak since `forget_peak`; RssAnon, what no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 1024 * int(next(line for line in lines if line.startswith(kind)).split()[1])
 
 
 def forget_peak() -> None:
@@ -73,7 +73,7 @@ def child(peer: str, case: Case, answer: str) -> None:
         call()
         times.append(time.perf_counter() - started)
     found = {"seconds": statistics.median(times), "slowest": max(times), "calls": len(times)}
-    print(json.dumps(found | {"mb": (peak_memory() - before) / 2**20}))
+    print(json.dumps(found | {"mb": (memory("VmHWM") - before) / 2**20}))
 
 
 def residual(case: Case, step: np.ndarray) -> float:

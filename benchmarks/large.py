@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from engine import THREADS, matrix_product_peak
+from engine import THREADS, matrix_product_peak, memory
 from peers import torch_problem
 from problems import Case, operations
 
@@ -23,12 +23,6 @@ from tangents.ntk import ntk
 from tangents.stream import ntk_on_disk
 
 BUDGET = 2e9  # bytes
-
-
-def anonymous() -> int:
-    """Memory of this process that no file backs, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 
 
 def main() -> None:
@@ -39,11 +33,11 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     case = Case("kernel", "mlp", args.n, "trace")
     module, params, x, _ = torch_problem(case)
-    before, seen, done = anonymous(), [], threading.Event()
+    before, seen, done = memory("RssAnon"), [], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
-            seen.append(anonymous())
+            seen.append(memory("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

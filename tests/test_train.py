@@ -287,6 +287,13 @@ def test_the_hinge_ends_where_its_gradient_vanishes():
     assert end.converged.all()
 
 
+def test_a_gradient_that_is_not_a_number_is_no_minimum():
+    g = {"w": row(1, 1).unsqueeze(1)}
+    new = {"w": row(float("nan"), 0).unsqueeze(1)}
+    size = GradientFlow().size(g, new, row(0, 0))
+    assert not size[0] < 1 and size[1] == 0
+
+
 def test_parameters_without_effect_stay():
     class Idle(models.Linear):
         def __init__(self):

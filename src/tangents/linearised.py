@@ -109,7 +109,7 @@ def leap(
     c, modes = residual.shape[-1], kernel.into(residual)
     if not memory and velocity is None:
         series = _series(kernel.values, rate, steps) * modes
-        _accurate(kernel, series, residual, tolerance)
+        _accurate(kernel, series, residual, modes, tolerance)
         moved = kernel.out(series, c)
         left = kernel.out(_power(kernel.values, rate, max(steps - 1, 0)) * modes, c)
         change = tangent.backward(-moved)
@@ -119,7 +119,7 @@ def leap(
     _require(not velocity or kernel.rest is None, "a velocity needs the whole spectrum")
     drift = kernel.into(tangent.forward(velocity)) if velocity else torch.zeros_like(modes)
     force, moved = _heavy_ball(kernel.values, modes, drift, rate, int(steps), memory)
-    _accurate(kernel, moved, residual, tolerance)
+    _accurate(kernel, moved, residual, modes, tolerance)
     change, speed = (tangent.backward(kernel.out(v, c)) for v in (-moved, force))
     if velocity:
         kept = memory**steps
@@ -131,12 +131,15 @@ def leap(
     return change, speed
 
 
-def _accurate(kernel: Spectrum, modes: Tensor, residual: Tensor, tolerance: float) -> None:
-    """|r_K - (r - Theta c)|, c = Q modes: what r and Theta c have outside of the Krylov space."""
+def _accurate(kernel: Spectrum, moved: Tensor, residual: Tensor, modes: Tensor, tolerance) -> None:
+    """|r_K - (r - Theta c)|, c = Q moved: what r and Theta c have outside of the Krylov space.
+
+    `modes` are Q^T r.
+    """
     if kernel.rest is not None:
-        inside = kernel.out(kernel.into(residual), residual.shape[-1])
+        inside = kernel.out(modes, residual.shape[-1])
         missed = torch.linalg.matrix_norm(residual - inside)
-        error = (kernel.rest * modes).sum(-1).abs() + missed
+        error = (kernel.rest * moved).sum(-1).abs() + missed
         share = (error / torch.linalg.matrix_norm(residual)).nan_to_num(0)  # of nothing: nothing
         message = f"the Krylov spectrum errs by {share.max():.1g} of the residual: raise its rank, "
         _require(bool((share <= tolerance).all()), message + "or find it from this residual")

@@ -64,7 +64,7 @@ class GradientFlow:
     def size(self, g, g_new, moved):
         """Larger of the two measures in units of its bound, (b,): a step is accepted below one."""
         turn, ends = difference(g, g_new), norm(g) * norm(g_new)
-        turn = torch.where(ends > 0, inner(turn, turn) / ends, 0)  # at a minimum, no direction
+        turn = torch.where(ends == 0, 0, inner(turn, turn) / ends)  # at a minimum, no direction
         return torch.maximum(turn / self.tolerance, moved / self.change)
 
     def resize(self, size):

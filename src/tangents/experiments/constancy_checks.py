@@ -110,7 +110,6 @@ def log_linear(frame: pd.DataFrame, arrays: dict) -> Finding:
     rows = frame[(frame["part"] == "head") & (frame["metric"] == "loss")]
     rows = rows[rows["run_id"].isin(finals(frame, "head", "loss")["run_id"])].sort_values("time")
     late = rows[rows["value"] < 0.1 * rows.groupby("run_id")["value"].transform("first")]
-
     late = late[late.groupby("run_id")["value"].transform("size") > 2]
 
     def one(seed_rows):
