@@ -244,10 +244,10 @@ FEATURE_TO_LAZY = [10.0**e for e in (-2, -1, 0, 1, 1.5, 2, 2.5, 3, 4)]
 SEEDS, FEW, MANY, FRESH = range(5), range(3), range(10), range(5, 15)
 BORDER = [10.0**e for e in (1, 1.5, 2, 2.5)]
 SMALL = dict(n=200, n_test=1000)
-MILD = dict(part="integrator", width=32, scaled_alpha=[1e-1, 1e1, 1e3], seed=FEW, **SMALL)
+MILD = dict(part="integrator", width=32, scaled_alpha=[1.0, 1e1, 1e3], seed=FEW, **SMALL)
 MILD |= dict(keep_output=True)
-FEATURE = dict(scaled_alpha=1e-1)  # beyond, momentum's explicit steps do not converge in minutes
-ENDS = dict(scaled_alpha=[1e-1, 1e3])
+FEATURE = dict(scaled_alpha=1.0)  # beyond, momentum's explicit steps do not converge in minutes
+ENDS = dict(scaled_alpha=[1.0, 1e3])
 RELU = dict(part="relu", activation="relu", tolerance=math.inf)
 CONV = dict(part="conv", network="conv", activation="relu", pca=0, tolerance=math.inf)
 
