@@ -4,9 +4,10 @@
     PYTHONPATH=src /tmp/peers/bin/python benchmarks/engine.py data/results/benchmark-engine.csv
 
 Each peer solves each problem in a process of its own, in single precision, on THREADS threads, with
-the same weights and inputs. Answers are compared before times. A time is the median of at least
-five calls after one for warm-up; memory is what the process holds at its peak during the calls
-beyond what it held before. Problems that the file holds already are not measured again.
+the same weights and inputs. Answers are compared before times. A time is the median of five calls
+after one for warm-up, fewer where they took more than eight seconds; memory is what the process
+holds at its peak during the calls beyond what it held before. Problems that the file holds already
+are not measured again.
 """
 
 import argparse

@@ -91,8 +91,8 @@ def targets(case: Case) -> np.ndarray:
 def operations(case: Case) -> float:
     """Multiplications and additions of the least work that we know of, for kernels.
 
-    For a linear layer the Gram matrices of signals and inputs, for a convolution the rows and their
-    Gram matrix; of the symmetric result one triangle; without the passes through the network.
+    For a linear layer the Gram matrices of signals and inputs, for a convolution that of its rows;
+    of the symmetric result one triangle; without the passes through the network and the rows.
     """
     if case.task != "kernel":
         return float("nan")

@@ -43,7 +43,7 @@ def like(params: Params, seed: int = 0) -> Params:
 
 def flat(params: Params, start: int = 0) -> Tensor:
     """All parameters in one last axis; the first `start` axes stay."""
-    return torch.cat([v.flatten(start) for v in params.values()], -1)
+    return torch.cat([v.reshape(*v.shape[:start], -1) for v in params.values()], -1)
 
 
 def unflat(w: Tensor, params: Params) -> Params:
@@ -179,6 +179,28 @@ def direct(net: Applied, x: Tensor) -> Tensor:
     return net.leave(net.enter(x)) + x @ net.enter.weight.mT @ net.leave.weight.mT
 
 
+class Tempered(nn.Module):
+    """Divides what a layer gives by a parameter that is a single number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(3, 2), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)) / self.temperature
+
+
+class Rescaled(nn.Module):
+    """Multiplies each unit by a parameter that has the name of the scale which layers state."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(1, 2, width))
+
+    def forward(self, x):
+        return x / x.square().mean(-1, keepdim=True).sqrt() * self.scale
+
+
 def attention(net: Applied, x: Tensor) -> Tensor:
     return net.leave(net.mix(x, x, x)[0].mean(1))
 
@@ -262,6 +284,8 @@ MODULES = tuple(
             ("used",),
             0,
         ),
+        ("a single number", Tempered(), (3,), ("layer",), 0),
+        ("rescaled", S(models.Linear(3, 3), Rescaled(3), models.Linear(3, 1)), (3,), ("0", "2"), 0),
         ("hidden scale", S(Louder(3, 3), T(), L(3, 1)), (3,), ("2",), 0),
         ("changed in place", S(L(3, 5), nn.ReLU(inplace=True), L(5, 2)), (3,), ("2",), 0),
         (

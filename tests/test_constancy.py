@@ -70,6 +70,13 @@ def test_the_identities_hold(trained):
         assert last(table, "hessian_identity") < 1e-12 and last(table, "kernel_identity") < 1e-12
 
 
+def test_without_steps_the_start_alone_is_measured(trained):
+    for seed, table in run(head="tanh", max_steps=0, **SMALL).items():
+        assert table.keys() >= START and not table.keys() & (TRAINED | {"hessian_trained"})
+        for metric in START:
+            assert last(table, metric) == trained[seed][metric][0][1]
+
+
 def test_pl_ratio_lies_between_the_eigenvalues(trained):
     for table in trained.values():
         for metric in ("pl_ratio", "eigenvalue_min", "eigenvalue_max"):
@@ -126,7 +133,7 @@ def test_the_head_adds_its_curvature_times_the_squared_gradient(trained):
     inside = select(constancy.without_head(constancy.start(module, [c], x)), 0)
     f = functional_call(module.net, inside, (x,))[:, 0]
     squares = ntk(module.net, inside, x, outputs="trace").diagonal()
-    want = (2 * f.tanh() * (1 - f.tanh() ** 2) * squares).abs().mean().item()
+    want = (2 * f.tanh() * (1 - f.tanh() ** 2) * squares)[: c.probes].abs().mean().item()
     assert last(trained[1], "head_curvature") == pytest.approx(want, rel=1e-9)
 
 

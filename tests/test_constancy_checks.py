@@ -150,6 +150,10 @@ def test_the_catapult():
     assert found.estimate == pytest.approx(10) and found.verdict == "supported"
     ends = table(lambda r: 1.5 * jitter(r["seed"]), "sharpness", "catapult", grid=grid)
     assert by_id("beyond-catapult-end")(ends, {}).verdict == "supported"
+    law = lambda r: 1.5 + 0.6 * (r["width"] == 32 and r["seed"] == 0)  # noqa: E731
+    ends = table(law, "sharpness", "catapult", grid=grid)
+    found = by_id("beyond-catapult-end")(ends, {})
+    assert found.estimate == pytest.approx(14 / 15) and found.verdict == "contradicted"
 
 
 def test_identities_take_the_worst_run():

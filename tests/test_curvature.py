@@ -142,6 +142,8 @@ def test_the_density_has_the_moments_of_the_spectrum():
 def test_lanczos_refuses():
     with pytest.raises(ValueError, match=r"count must lie in 1\.\.5, got 6"):
         eigenpairs(lambda v: v, normal(5), 6)
+    with pytest.raises(ValueError, match=r"count must lie in 1\.\.3, got 4"):
+        eigenpairs(lambda v: v, normal(5), 4, max_steps=3)
     with pytest.raises(ValueError, match="not finite"):
         eigenpairs(lambda v: v * math.nan, normal(5))
     with pytest.raises(ValueError, match="no 1 eigenpairs within 4 products"):

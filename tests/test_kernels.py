@@ -159,3 +159,7 @@ def test_infinite_width_refuses():
         kernels.fully_connected(normal(2, 3), activation="tanh")
     with pytest.raises(ValueError, match="differ in dimension"):
         kernels.fully_connected(normal(2, 3), normal(2, 4))
+    zero = torch.zeros(1, 3).double()
+    with pytest.raises(ValueError, match="zeros lies at the kink of relu"):
+        kernels.fully_connected(normal(2, 3), zero)
+    assert kernels.fully_connected(zero, activation="erf")[1].isfinite().all()

@@ -198,7 +198,9 @@ def test_an_audit_of_sound_tables_agrees(call, tables):
     table = [line.split() for line in out.splitlines()[1:]]
     assert [row[:4] for row in table] == [
         ["toy", "converged", "7", "0"],
+        ["toy", "field", "7", "0"],
         ["toy", "loss", "14", "0"],
+        ["toy", "time", "7", "0"],
     ]
     assert all(row[-1] == "True" for row in table)
 
@@ -216,8 +218,27 @@ def test_an_audit_finds_one_changed_number(call, tables):
 
     rewritten(tables, change)
     status, out, err = call("audit", "toy", "--preset", "smoke", "--fraction", "1")
-    assert status == 1 and "1 of 2 metrics differ" in last(err)
-    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "False"]
+    assert status == 1 and "1 of 4 metrics differ" in last(err)
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "True", "False", "True"]
+
+
+def test_an_audit_compares_times_and_arrays(call, tables):
+    def later(frame):
+        return frame.assign(time=frame["time"] * 1.01)
+
+    whole = tables.read_bytes()
+    rewritten(tables, later)
+    status, out, _ = call("audit", "toy", "--preset", "smoke", "--fraction", "1")
+    assert status == 1
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "True", "True", "False"]
+    tables.write_bytes(whole)
+    with np.load(tables.with_suffix(".npz")) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays[next(iter(arrays))] += 1
+    np.savez(tables.with_suffix(".npz"), **arrays)
+    status, out, _ = call("audit", "toy", "--preset", "smoke", "--fraction", "1")
+    assert status == 1
+    assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "False", "True", "True"]
 
 
 @pytest.mark.parametrize("change", [lambda f: f.iloc[1:], lambda f: pd.concat([f, f.iloc[-1:]])])
@@ -264,8 +285,8 @@ def test_nan_and_infinities_agree_with_themselves_only(tmp_path):
         return [{**base, "step": step, "value": value} for step, value in enumerate(numbers)]
 
     run = Store(tmp_path).put(experiment, config, rows(others), {}, {})
-    found = ledger.compare(experiment, pd.DataFrame(rows(values)), run)
-    agreed = found.sort_values("place")["ratio"] <= 1
+    found = ledger.compare(experiment, pd.DataFrame(rows(values)), {}, run)
+    agreed = found[found["metric"] == "loss"].sort_values("place")["ratio"] <= 1
     assert agreed.tolist() == [True, False, True, False, False, True, False]
 
 

@@ -67,7 +67,7 @@ def test_which_layers_are_structured(case):
     assert engine._plan(case.module, params, x, 0).structured == set(case.structured)
 
 
-@pytest.mark.parametrize("case", (*STACKS, MODULES[0], MODULES[-1]), ids=name)
+@pytest.mark.parametrize("case", (*STACKS, *MODULES), ids=name)
 def test_stack_is_its_networks(case):
     params, x, x2 = case.stack(0, 1, 2), case.x(3), case.x(2, seed=1)
     kernel, t = ntk(case.module, params, x, x2), tangent(case.module, params, x)
@@ -115,6 +115,19 @@ def test_any_shape(d, width, depth, c, n):
     params, x = models.initialise(module, width), normal(n, d)
     J = jacobian(module, params, x)
     close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_one_example_is_one_of_many(case):
+    params, x = case.params(), case.x(3)
+    close(ntk(case.module, params, x, x[:1]), ntk(case.module, params, x)[:, :1])
+
+
+def test_a_network_is_probed_where_it_has_a_value():
+    module = Applied(lambda m, x: m.read(x.sqrt()), read=nn.Linear(3, 1)).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x = torch.zeros(2, 3).double()
+    close(ntk(module, params, x).squeeze(), torch.ones(2, 2).double())
 
 
 @pytest.mark.parametrize("case", MODULES, ids=name)
@@ -269,4 +282,5 @@ def test_bad_input_is_named():
     )
     fails("params must all be of one", params | {"readout.bias": x[:2, :1]})
     fails("outputs must be one of full, diagonal, trace", outputs="all")
+    fails("there are no inputs", x1=x[:0])
     assert stack([params, params]).keys() == params.keys()

@@ -411,6 +411,15 @@ def test_a_table_that_is_not_there_or_damaged_is_one_line(full_store, tmp_path):
     with pytest.raises(ResultsError, match="toy, preset smoke, is not published"):
         published("toy", "smoke", tmp_path)
     path = publish(EXPERIMENT, "smoke", full_store, tmp_path)
+    arrays = path.with_suffix(".npz")
+    whole = arrays.read_bytes()
+    flipped = bytearray(whole)
+    flipped[100] ^= 0xFF
+    for damage in (b"", whole[:-20], bytes(flipped)):
+        arrays.write_bytes(damage)
+        with pytest.raises(ResultsError, match="cannot read"):
+            published("toy", "smoke", tmp_path)
+    arrays.write_bytes(whole)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ResultsError, match="cannot read"):
         published("toy", "smoke", tmp_path)

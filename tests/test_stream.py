@@ -102,6 +102,15 @@ def test_another_kernel_is_refused(tmp_path, monkeypatch):
         ntk_on_disk(tmp_path / "alien.npy", NET, PARAMS, X, progress=False)
 
 
+def test_a_network_of_other_activation_or_head_is_another(tmp_path):
+    path = tmp_path / "theta.npy"
+    ntk_on_disk(path, NET, PARAMS, X, progress=False)
+    with pytest.raises(ValueError, match="holds another kernel"):
+        ntk_on_disk(path, models.MLP(3, 6, 2, c=2, activation="tanh"), PARAMS, X, progress=False)
+    heads = [repr(models.Headed(NET, head)) for head in models.HEADS]
+    assert len(set(heads)) == len(heads)
+
+
 def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -187,6 +187,24 @@ def test_runs_that_another_sweep_computes_are_awaited(tmp_path, monkeypatch):
     assert all(store.has(EXPERIMENT, config) for config in slow)
 
 
+def test_a_failure_does_not_count_runs_of_another_sweep(tmp_path, monkeypatch):
+    """Of one stack the other computes a run, and here the rest fails."""
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
+    theirs, store = Toy(seed=0, slow=0.5), Store(tmp_path)
+    other = threading.Thread(target=lambda: list(run_stack(EXPERIMENT, [theirs], Store(tmp_path))))
+    other.start()
+    wait_for(lambda: list(tmp_path.rglob("*.lock")))
+
+    def fails(configs, device):
+        raise RuntimeError("told to fail")
+
+    failing = dataclasses.replace(EXPERIMENT, run=fails)
+    with pytest.raises(SweepError, match="1 of 2 runs failed"):
+        sweep(failing, [theirs, Toy(seed=1, slow=0.5)], store, progress=False)
+    other.join()
+    assert store.has(EXPERIMENT, theirs)
+
+
 def test_progress_tells_the_time_left(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
     sweep(EXPERIMENT, [Toy(seed=seed, slow=0.01) for seed in range(3)], Store(tmp_path))

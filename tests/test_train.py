@@ -127,6 +127,20 @@ def test_implicit_direction_is_the_gradient_for_small_steps():
     assert mixed["readout.bias"][1] != point.gradient["readout.bias"][1]
 
 
+def test_networks_in_blocks_are_the_stack(monkeypatch):
+    params, alpha = network(0, 1, 2), row(0.1, 3, 1e3)
+    problem = Problem.start(NET, params, X, Y, alpha, "soft_hinge")
+    whole = problem.at(params, False)
+    monkeypatch.setattr(train, "CACHE", 2 * N * 8 * 8)  # two networks of eight units
+    assert problem._together(params) == 2
+    parts = problem.at(params, False)
+    for got, want in zip(parts, whole, strict=True):
+        if isinstance(want, dict):
+            all_close(got, want)
+        elif want is not None:
+            close(got, want)
+
+
 @pytest.mark.parametrize("factored", [True, False])
 def test_points_mix_by_network(factored):
     problem = Problem.start(NET, network(0, 1), X, Y, row(1, 5), "square")
@@ -354,6 +368,11 @@ BAD = {
     "labels 0 and 1": ({"y": (Y + 1) / 2}, r"y must hold one label, -1 or \+1, for each of the 6"),
     "labels count": ({"y": Y[:4]}, "y must hold one label"),
     "labels column": ({"y": Y[:, None]}, "y must hold one label"),
+    "no examples": ({"x": X[:0], "y": Y[:0]}, "there are no examples, or no networks"),
+    "no networks": (
+        {"params": {k: v[:0] for k, v in network(0).items()}, "alpha": row(), "dt": row()},
+        "there are no examples, or no networks",
+    ),
     "x nan": ({"x": X.clone().index_fill_(0, torch.tensor([2]), np.nan)}, "x must be finite"),
     "outputs": (
         {"module": TWO, "params": models.initialise_stack(TWO, [0, 1])},

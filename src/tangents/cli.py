@@ -153,7 +153,7 @@ COMMANDS = {
     "run": (_run, "Compute the missing runs of a study; run STUDY --help lists its fields."),
     "chapter": (_chapter, "Execute a notebook with other parameters and write its page."),
     "publish": (_publish, "Collect the runs of a preset into one table."),
-    "audit": (_audit, "Recompute a share of the published runs and compare every metric."),
+    "audit": (_audit, "Recompute a share of the published runs and compare all that they hold."),
     "claims": (_claims, "Judge every claim on the published tables."),
     "data": (_data, "Show the data sets, or fetch those named."),
 }

@@ -24,7 +24,7 @@ def stack(networks: Sequence[Params]) -> Params:
     return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
 
 
-def select(tensors: Params, index: Int[Tensor, " k"] | int) -> Params:
+def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     """The networks `index` of a stack; an integer drops the leading axis."""
     return {name: value[index] for name, value in tensors.items()}
 
@@ -63,7 +63,7 @@ def where(mask: Tensor, yes: Params, no: Params) -> Params:
 
 def inner(x: Params, y: Params) -> Float[Tensor, " b"]:
     """Euclidean inner product over all parameters, one number for each network: (b,)."""
-    return sum(torch.linalg.vecdot(x[k].flatten(1), y[k].flatten(1)) for k in x)
+    return sum(torch.linalg.vecdot(_rows(x[k]), _rows(y[k])) for k in x)
 
 
 def norm(x: Params) -> Float[Tensor, " b"]:
@@ -78,7 +78,7 @@ def difference(x: Params, y: Params) -> Params:
 
 def flatten(x: Params) -> Float[Tensor, "b p"]:
     """All parameters of each network as one row, in the order of the dictionary."""
-    return torch.cat([v.flatten(1) for v in x.values()], 1)
+    return torch.cat([_rows(v) for v in x.values()], 1)
 
 
 def unflatten(rows: Float[Tensor, "b p"], like: Params) -> Params:
@@ -125,6 +125,10 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _rows(v: Tensor) -> Tensor:
+    return v.reshape(len(v), -1)  # of scalars too, which `flatten` refuses
 
 
 def _column(v: Tensor, like: Tensor) -> Tensor:

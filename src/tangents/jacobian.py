@@ -176,7 +176,7 @@ class Tangent:
             signal = f.b.squeeze(-4) * weights.squeeze(-4) if c == 1 else (f.b * weights).sum(-4)
             signal = signal.reshape(*s, n * q, o)
             if f.a is None:
-                out[f.weight] = signal.sum(-2).view(*s, *f.shape)
+                out[f.weight] = signal.sum(-2).view((*s, *f.shape))
                 continue
             if not f.a.is_floating_point():
                 rows = signal.new_zeros(*s, *f.shape)

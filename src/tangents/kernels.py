@@ -71,8 +71,8 @@ def fully_connected(
     Theta' = K' + b + Theta E[s'(u) s'(v)] over u, v ~ N(0, K). Biases are zero at the start, as
     `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
     `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
-    another one, a depth below 1, or unequal dimensions. Source: Jacot et al. (2018), theorem 1;
-    Cho & Saul (2009), section 2; Williams (1997), section 3.
+    another one, a depth below 1, unequal dimensions, and for "relu" an input of zeros. Source:
+    Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section 3.
     """
     _require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
     _require(depth >= 1, f"depth must be at least 1, got {depth}")
@@ -80,6 +80,8 @@ def fully_connected(
     other, same = (x1, True) if x2 is None else (x2, False)
     scale, dual = 1 / x1.shape[1], _DUALS[activation]
     variances = [_variances(x, depth, activation) for x in (x1, other)]
+    apart = activation != "relu" or all(bool((v[0] > 0).all()) for v in variances)
+    _require(apart, "an input of zeros lies at the kink of relu, where the kernel is not defined")
     nngp = x1.new_empty(len(x1), len(other))
     ntk = torch.empty_like(nngp)
     for i in range(0, len(x1), TILE):

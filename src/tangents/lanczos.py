@@ -28,9 +28,8 @@ def lanczos(
 ) -> Krylov:
     """`steps` steps of the Lanczos recurrence (at most n), orthogonalised twice against all before.
 
-    Where the space closes early it goes on from a random vector outside it, so that multiple
-    eigenvalues are found too. It continues what was `begun` with fewer steps.
-    Source: Golub & Van Loan (2013), section 10.1 and 10.3.
+    Where the space closes early it goes on from a random vector outside it. It continues what was
+    `begun` with fewer steps. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
     """
     *s, n = start.shape
     _require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
@@ -80,12 +79,14 @@ def eigenpairs(
 
     The largest in magnitude, if asked. `start` is any vector that is not orthogonal to them; the
     residual |A v - lambda v| is at most `tolerance` |lambda_1| (by default the square root of the
-    precision), else ValueError after `max_steps` products.
+    precision), else ValueError after `max_steps` products. One start has one direction for each
+    eigenvalue: of a multiple one, copies are found only where the recurrence closes early.
     """
     *_, n = start.shape
-    _require(0 < count <= n, f"count must lie in 1..{n}, got {count}")
+    most = min(n, max_steps)
+    _require(0 < count <= most, f"count must lie in 1..{most}, got {count}")
     tolerance = torch.finfo(start.dtype).eps ** 0.5 if tolerance is None else tolerance
-    steps, krylov = min(n, max_steps, 2 * count + 10), None
+    steps, krylov = min(most, 2 * count + 10), None
     while True:
         krylov = lanczos(operator, start, steps, krylov)
         values, vectors = torch.linalg.eigh(krylov.matrix)
@@ -95,8 +96,8 @@ def eigenpairs(
         residual = krylov.rest.unsqueeze(-1) * vectors[..., -1, :].abs()
         if bool((residual <= tolerance * values.abs().amax(-1, keepdim=True)).all()):
             return values, vectors.mT @ krylov.basis
-        _require(steps < min(n, max_steps), f"no {count} eigenpairs within {max_steps} products")
-        steps = min(n, max_steps, steps + max(4, steps // 4))
+        _require(steps < most, f"no {count} eigenpairs within {max_steps} products")
+        steps = min(most, steps + max(4, steps // 4))
 
 
 def density(

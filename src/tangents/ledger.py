@@ -114,10 +114,7 @@ def restore(experiment: Experiment, preset: str, store: Store) -> int:
     other fields.
     """
     frame, arrays = published(experiment.name, preset)
-    held: dict[str, dict[str, np.ndarray]] = {}
-    for name, array in arrays.items():
-        run_id, _, key = name.partition("/")
-        held.setdefault(run_id, {})[key] = array
+    held = _by_run(arrays)
     names, count = _fields(experiment, frame), 0
     for run_id, rows in frame.groupby("run_id"):
         first = rows.iloc[0]
@@ -134,16 +131,33 @@ def restore(experiment: Experiment, preset: str, store: Store) -> int:
     return count
 
 
+def _by_run(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays by "<run_id>/<name>" as a dictionary of each run's."""
+    held: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        run_id, _, name = key.partition("/")
+        held.setdefault(run_id, {})[name] = array
+    return held
+
+
 def _numbered(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows keyed by metric, split and place within them: an adaptive step count may differ."""
+    """Rows keyed by metric, split and place within them: an adaptive step count may differ.
+
+    With the last time of the run as a row more.
+    """
     key = ["metric", "split"]
-    return rows.assign(place=rows.groupby(key).cumcount())[[*key, "place", "value"]]
+    end = {"metric": "time", "split": "", "place": 0, "value": rows["time"].max()}
+    rows = rows.assign(place=rows.groupby(key).cumcount())[[*key, "place", "value"]]
+    return pd.concat([rows, pd.DataFrame([end])], ignore_index=True)
 
 
-def compare(experiment: Experiment, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+def compare(
+    experiment: Experiment, rows: pd.DataFrame, arrays: dict[str, np.ndarray], run: Run
+) -> pd.DataFrame:
     """Each row of a published run against the recomputed one: deviation, and that over tolerance.
 
-    Equal infinities, and two nans, agree; a row that one side lacks has an infinite deviation.
+    Its last time and its arrays count as metrics; the deviation of an array is |a - b| / |a|. Equal
+    infinities, and two nans, agree; what one side lacks has an infinite deviation.
     """
     both = _numbered(rows).merge(
         _numbered(pd.DataFrame(in_order(run))),
@@ -162,7 +176,24 @@ def compare(experiment: Experiment, rows: pd.DataFrame, run: Run) -> pd.DataFram
         ratio = np.where(
             same, 0.0, deviation / np.where(comparable, atol + rtol * np.abs(old), 1.0)
         )
-    return both.assign(run_id=run.run_id, missing=~here, deviation=deviation, ratio=ratio)
+    table = both.assign(missing=~here, deviation=deviation, ratio=ratio)
+    whole = [_compared(experiment, n, arrays, run.arrays) for n in {**arrays, **run.arrays}]
+    return pd.concat([table, pd.DataFrame(whole)], ignore_index=True).assign(run_id=run.run_id)
+
+
+def _compared(experiment: Experiment, name: str, published: dict, recomputed: dict) -> dict:
+    """The row that `compare` gives an array of that name."""
+    a, b = published.get(name), recomputed.get(name)
+    missing = a is None or b is None or a.shape != b.shape
+    if missing:
+        deviation = math.inf
+    elif np.array_equal(a, b, equal_nan=True):
+        deviation = 0.0
+    else:
+        a, b = a.astype(float), b.astype(float)
+        deviation = float(np.nan_to_num(np.linalg.norm(a - b) / np.linalg.norm(a), nan=math.inf))
+    allowed = sum(experiment.tolerances.get(name, experiment.tolerances["*"]))
+    return dict(metric=name, missing=missing, deviation=deviation, ratio=deviation / allowed)
 
 
 def audit(
@@ -174,14 +205,16 @@ def audit(
     units of the tolerance), its run, and whether all agree. Raises ResultsError where the table is
     not there or stems from another version of the experiment, SweepError where runs fail.
     """
-    frame, _ = published(experiment.name, preset)
+    frame, arrays = published(experiment.name, preset)
     configs = _sample(experiment, frame, fraction, seed)
     with tempfile.TemporaryDirectory(prefix="tangents-audit-") as folder:
         store = Store(folder)
         sweep(experiment, configs, store, **options)
         runs = [store.get(experiment, config) for config in configs]
-    groups = dict(list(frame.groupby("run_id")))
-    rows = pd.concat([compare(experiment, groups[run.run_id], run) for run in runs])
+    groups, held = dict(list(frame.groupby("run_id"))), _by_run(arrays)
+    rows = pd.concat([
+        compare(experiment, groups[run.run_id], held.get(run.run_id, {}), run) for run in runs
+    ])  # fmt: skip
     table = []
     for metric, group in rows.groupby("metric"):
         worst = group.iloc[group["ratio"].to_numpy().argmax()]

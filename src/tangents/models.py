@@ -124,6 +124,9 @@ class MLP(nn.Module):
             x = self.activation(layer(x))
         return self.readout(x)
 
+    def extra_repr(self) -> str:
+        return f"activation={self.activation.__name__}"
+
 
 class ConvNet(nn.Module):
     """Four 5x5 convolutions (padding 1, strides 2, 1, 2, 1), spatial mean, linear read-out.
@@ -147,6 +150,9 @@ class ConvNet(nn.Module):
         for layer in self.hidden:
             x = self.activation(layer(x))
         return self.readout(x.mean((-2, -1)))
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation.__name__}"
 
 
 class ResNet(MLP):
@@ -175,10 +181,13 @@ class Headed(nn.Module):
     def __init__(self, net: nn.Module, head: str):
         super().__init__()
         _require(head in HEADS, f"head {head!r} is unknown; accepted: {', '.join(HEADS)}")
-        self.net, self.head = net, HEADS[head]
+        self.net, self.head, self.name = net, HEADS[head], head
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.net(x))
+
+    def extra_repr(self) -> str:
+        return f"head={self.name}"
 
 
 def activation_named(name: str) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from tangents.functional import Params, select, stacked
+from tangents.functional import Params, select, stack, stacked
 from tangents.jacobian import OUTPUTS, Tangent, blocks, stack_tangents
 from tangents.structure import candidates, general, owners, qualified, structured
 
@@ -29,10 +29,10 @@ def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
     for a module that is not a map of single examples.
     """
     b = stacked(module, params)
-    if b and not all(hasattr(layer, "scale") for layer in owners(module).values()):
-        networks = [tangent(module, select(params, i), x) for i in range(b)]
-        return stack_tangents(networks)
-    return _tangent(module, params, x, _plan(module, params, x, b))
+    plan = _plan(module, params, x, b)
+    if b and not plan.stacks:
+        return stack_tangents([tangent(module, select(params, i), x) for i in range(b)])
+    return _tangent(module, params, x, plan)
 
 
 def ntk(
@@ -89,7 +89,7 @@ class Work:
         _require(len(x1) > 0 and (x2 is None or len(x2) > 0), "there are no inputs")
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
         b = stacked(module, params)
-        kind = _plan(module, params, x1[:2], b)
+        kind = _plan(module, params, x1, b)
         lead, n, m = (b,) if b else (), len(x1), len(x1 if x2 is None else x2)
         ends = (kind.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
         shape, each = (*lead, n, m, *ends), math.prod(lead) * kind.unit
@@ -146,6 +146,7 @@ class Plan(NamedTuple):
     unit: int  # bytes of a number
     held: float  # numbers in the factors of one example
     batched: bool = True  # whether the general rows come right for all examples at once
+    stacks: bool = False  # whether the module takes a stack of networks as it is
 
 
 def _plan(module: nn.Module, params: Params, x: Tensor, b: int) -> Plan:
@@ -155,21 +156,38 @@ def _plan(module: nn.Module, params: Params, x: Tensor, b: int) -> Plan:
         random = layer.training and (batch or noise)
         kind = type(layer).__name__
         _require(not random, f"layer {name!r} ({kind}) is in training mode: call module.eval()")
+    _require(len(x) > 0, "there are no inputs")
     plans = _PLANS.setdefault(module, {})
-    key = (x.shape[1:], x.dtype, bool(b), min(len(x), 2))
+    key = (x.shape[1:], x.dtype, bool(b))
     if key in plans:
         return plans[key]
-    plan = _verified(module, select(params, 0) if b else params, x[:2])
-    if x.is_floating_point() or len(x) < 2 or bool((x[0] != x[1]).any()):
+    two = x[:2] if len(x) > 1 else torch.cat([x, x])
+    one = select(params, 0) if b else params
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # it rounds to three digits
+        plan = _verified(module, *_shaken(module, one, two))
+        if b:
+            plan = plan._replace(stacks=_takes_stacks(module, one, two))
+    if x.is_floating_point() or bool((two[0] != two[1]).any()):
         plans[key] = plan  # of equal examples one cannot tell whether they are mixed
     return plan
 
 
+def _takes_stacks(module: nn.Module, params: Params, x: Tensor) -> bool:
+    """Whether two networks on a leading axis give what they give one by one."""
+    pair = [_shaken(module, params, x, seed)[0] for seed in (1, 2)]
+    if any(one is params for one in pair):  # of equal networks one cannot tell
+        return False
+    with torch.no_grad():
+        want = torch.stack([functional_call(module, p, (x,)) for p in pair])
+        try:
+            got = functional_call(module, stack(pair), (x,))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False
+    return got.shape == want.shape and _near(got, want)
+
+
 def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
-    """Compares the ways at parameters and inputs near those given: these may be special, weights
-    or outputs zero, two examples equal, so that a wrong way would come right for them."""
-    generator = Generator(x.device).manual_seed(0)
-    params, x = {k: _shaken(v, generator) for k, v in params.items()}, _shaken(x, generator)
+    """Compares the ways at these parameters and inputs."""
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with torch.enable_grad():
         f = functional_call(module, leaves, (x,))
@@ -213,13 +231,23 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     return plan if batched else plan._replace(batched=False)
 
 
-def _shaken(v: Tensor, generator: Generator) -> Tensor:
-    """v and a tenth of noise of its mean size; of size one if v is zero."""
-    if not v.is_floating_point():
-        return v
-    size = v.abs().mean()
-    noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
-    return torch.where(size > 0, 0.1 * size, 0.1) * noise + v
+def _shaken(module: nn.Module, params: Params, x: Tensor, seed: int = 0) -> tuple[Params, Tensor]:
+    """Parameters and inputs near those given: these may be special, weights or outputs zero, two
+    examples equal, so that a wrong way would come right for them. Where the output is not finite
+    near them, as a square root's near zero, those given."""
+    generator = Generator(x.device).manual_seed(seed)
+
+    def near(v: Tensor) -> Tensor:
+        if not v.is_floating_point():
+            return v
+        size = v.abs().mean()
+        noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
+        return torch.where(size > 0, 0.1 * size, 0.1) * noise + v
+
+    found = {k: near(v) for k, v in params.items()}, near(x)
+    with torch.no_grad():
+        finite = functional_call(module, found[0], (found[1],)).isfinite().all()
+    return found if bool(finite) else (params, x)
 
 
 def _near(got: Tensor, want: Tensor) -> bool:

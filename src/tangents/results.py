@@ -18,6 +18,7 @@ import secrets
 import time
 import typing
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,8 +287,8 @@ def published(
             frame = table.read().to_pandas()
         arrays = {}
         if path.with_suffix(".npz").exists():
-            with np.load(path.with_suffix(".npz")) as file:
+            with open(path.with_suffix(".npz"), "rb") as opened, np.load(opened) as file:
                 arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ResultsError(f"cannot read {path}: {error}") from error
     return frame, arrays

@@ -42,8 +42,9 @@ def ntk_on_disk(
     Interrupted, the same call goes on with the missing blocks; finished, it only opens the file.
     `client`, a dask.distributed client whose workers see `path` as well, computes the blocks in
     parallel, one at a time in each process. Raises ValueError for what `ntk` refuses and where the
-    file at `path` holds another kernel; OSError where `path` cannot be written or the disk is too
-    small, before anything is computed.
+    file at `path` holds another kernel, as far as parameters, inputs and the module's repr tell (an
+    activation that the repr does not show goes unnoticed); OSError where `path` cannot be written
+    or the disk is too small, before anything is computed.
     """
     path = Path(path)
     part, journal = (path.with_name(path.name + end) for end in (".part", ".blocks"))

@@ -232,7 +232,10 @@ def general(
     if rows is None:
         each = [_one_by_one(one, some, xi) for xi in x]
         rows = {k: torch.stack([r[k] for r in each]) for k in names}
-    signals = {k: v.detach().flatten(2).transpose(0, 1).unsqueeze(-2) for k, v in rows.items()}
+    signals = {
+        k: v.detach().reshape(*v.shape[:2], -1).transpose(0, 1).unsqueeze(-2)
+        for k, v in rows.items()
+    }
     return [Factor(k, None, some[k].shape, 1.0, None, b) for k, b in signals.items()]
 
 

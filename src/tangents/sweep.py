@@ -293,6 +293,12 @@ def sweep(
     return len(missing)
 
 
+def _free(store: Store, experiment: Experiment, config: Any) -> bool:
+    """Whether no other process is computing that run."""
+    with _locked(store.path(experiment, config).with_suffix(".lock")) as held:
+        return held
+
+
 def _passes(execute, store, experiment, missing, max_stack, bar) -> None:
     """Passes over what is missing until it is stored, by us or another sweep, or has failed."""
     total, failed, causes = len(missing), set(), []
@@ -301,7 +307,7 @@ def _passes(execute, store, experiment, missing, max_stack, bar) -> None:
             if cause is not None:
                 log.warning("%s: a stack of %d failed: %s", experiment.name, len(stack), cause)
                 causes.append(cause)
-                failed.update(stack)
+                failed.update(config for config in stack if _free(store, experiment, config))
         missing = [config for config in missing if not store.has(experiment, config)]
         bar.set(total - len(missing))
         if not failed.issuperset(missing):  # the rest is being computed by another process

@@ -80,7 +80,7 @@ class Constancy:
     alpha: float = 1.0  # output scale, where centred
     rate: float = 0.5  # in units of n / lambda_max(K0); gradient descent is stable below 2
     goal: float = 2e-4
-    max_steps: int = 20_000
+    max_steps: int = 20_000  # 0: only what is known at the start
     radius: float = 10.0  # of the ball about w0 in which the Hessian is measured
     probes: int = 3  # first inputs, at which the Hessian is measured; 0: it is not
     dtype: str = "float64"
@@ -233,12 +233,12 @@ def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float
     return best
 
 
-def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
+def identities(module: models.Headed, params: Params, x: Tensor, seen: int) -> dict:
     """Largest deviations, each (b,), from what the chain rule says about a head phi.
 
     H(phi(f)) = phi' H(f) + phi'' grad f grad f^T, tried on one vector at the first input, relative
     to its norm; K(phi(f)) = phi'(f) phi'(f)^T * K(f), relative to its largest entry. Beside them
-    `head_curvature`, the norm of phi'' grad f grad f^T, mean over the inputs.
+    `head_curvature`, the norm of phi'' grad f grad f^T, mean over the first inputs, `seen` of them.
     """
     inside = without_head(params)
     f = output(module.net, inside, x).detach()
@@ -250,7 +250,7 @@ def identities(module: models.Headed, params: Params, x: Tensor) -> dict:
     gap = kernel - first[:, :, None] * first[:, None, :] * inner_kernel
     found = dict(
         kernel_identity=gap.abs().amax((1, 2)) / kernel.abs().amax((1, 2)),
-        head_curvature=(second.abs() * inner_kernel.diagonal(dim1=1, dim2=2)).mean(-1),
+        head_curvature=(second.abs() * inner_kernel.diagonal(dim1=1, dim2=2))[:, :seen].mean(-1),
     )
 
     one = x[:1]
@@ -335,12 +335,15 @@ def run(configs: list[Constancy], device: str) -> Iterator[tuple[int, list[dict]
     if c.probes:
         seeds = [d.seed for d in configs]
         at_start |= curvature(module, params0, x[: c.probes], c, seeds)
-        if c.network != "conv":
+        if c.network != "conv" and c.head != "softmax":  # whose network has two outputs
             at_start |= signals(module, params0, x[: c.probes])
     if c.head in SMOOTH:
-        at_start |= identities(module, params0, x)
+        at_start |= identities(module, params0, x, c.probes or len(x))
     for i in range(b):
         trace.row(i, 0, **{name: values[i] for name, values in at_start.items()})
+    if c.max_steps == 0:
+        yield from ((i, rows, {}) for i, rows in enumerate(trace.rows))
+        return
 
     waiting, due, keep = torch.ones(b, dtype=torch.bool, device=device), 0, 0
     for state in updates(task_of, params0, gradient_descent(trace.rate), c.max_steps):
@@ -394,6 +397,7 @@ RATES = [0.5, 1.0, 1.5, 2.5, 3.0, 3.5]
 PLANE = dict(part="plane", activation="softplus", centred=True, probes=0)
 CATAPULT = dict(part="catapult", rate=RATES, probes=0)
 DIGITS = dict(part="mnist", dataset="mnist", n=128, depth=3, probes=0)
+IMAGES = dict(dataset="mnist", n=128, depth=3, max_steps=0, probes=2, seed=SEEDS)
 CONV = dict(part="conv", network="conv", dataset="mnist", n=16, probes=1)
 
 # fmt: off
@@ -408,6 +412,8 @@ PRESETS = {
         dict(width=[32, 16, 8, 4], head=HEADS, seed=SEEDS, **CONV),
         dict(part="resnet", network="resnet", depth=3, width=[512, 256, 128, 64, 32], head=HEADS,
              seed=SEEDS, probes=1),
+        dict(part="images", width=[512, 256, 128, 64, 32], head=HEADS, **IMAGES),
+        dict(part="bottleneck-images", bottleneck=[1, 3, 10], width=[256, 128, 64, 32], **IMAGES),
         dict(bottleneck=[1, 3, 10, 30], width=128, seed=SEEDS, **DIGITS),
         dict(width=[128, 64, 32], head=HEADS, seed=SEEDS, **DIGITS),
         dict(part="bottleneck", depth=3, bottleneck=[1, 3, 10, 30], width=[512, 256, 128, 64, 32],
@@ -429,6 +435,8 @@ PRESETS = {
         dict(width=[128, 64, 32, 16, 8, 4], head=HEADS, seed=SEEDS, **CONV),
         dict(part="resnet", network="resnet", depth=3, width=DEEP[::-1], head=HEADS, seed=SEEDS,
              probes=1),
+        dict(part="images", width=WIDE_DEEP[::-1], head=HEADS, **IMAGES),
+        dict(part="bottleneck-images", bottleneck=[1, 3, 10, 30], width=DEEP[::-1], **IMAGES),
         dict(bottleneck=[1, 3, 10, 30, 100, 300, 1000], width=8192, seed=SEEDS, **DIGITS),
         dict(width=DEEP[::-1], head=HEADS, seed=SEEDS, **DIGITS),
         dict(part="bottleneck", depth=3, bottleneck=[1, 3, 10, 30], width=DEEP[::-1], seed=SEEDS,

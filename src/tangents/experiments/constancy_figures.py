@@ -10,6 +10,8 @@ from tangents.statistics import finals, initial, over_seeds, pick
 WIDTH = "width $m$"
 KERNEL = r"largest kernel change $\|\Delta K\|/\|K_0\|$"
 HESSIAN = r"Hessian norm $\|H\|$"
+HEAD_TERM = r"the head's $|\varphi''|\,\|\nabla f\|^2$"
+GREY = dict(color="0.4", ls="-.", marker="")
 COLOURS = {"linear": 0, "tanh": 1, "sigmoid": 2, "swish": 3, "softmax": 4}
 LINES = {1: "-", 3: "--"}  # hidden layers
 
@@ -83,8 +85,7 @@ def hessians(frame: pd.DataFrame) -> Figure:
             ax.annotate(text, (0.97, 0.95), xycoords="axes fraction", ha="right", va="top")
         else:
             added = pick(initial(frame, "head", "head_curvature"), **where)
-            name = r"the head's $|\varphi''|\,\|\nabla f\|^2$"
-            band(ax, added, "width", 5, name, color="0.4", ls="-.", marker="")
+            band(ax, added, "width", 5, HEAD_TERM, **GREY)
     axes[2].legend(fontsize=8.5, loc="lower left")
     return fig
 
@@ -234,9 +235,8 @@ def catapult(frame: pd.DataFrame) -> Figure:
 
 
 def elsewhere(frame: pd.DataFrame) -> Figure:
-    """MNIST by width and by bottleneck; ReLU, residual and convolutional networks."""
+    """MNIST by width and by bottleneck; other activations; residual, convolutional networks."""
     fig, axes = panels(2, rows=3, height=3.3)
-    axes[5].remove()
     mnist = finals(frame, "mnist", "kernel_largest")
     axes_over_width(axes[0], KERNEL)
     by_head(axes[0], mnist[mnist["bottleneck"] == 0])
@@ -273,4 +273,11 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
         label_widths(ax, sorted(frame[frame["part"] == "conv"]["width"].unique()))
         ax.set_title("MNIST, convolutional", fontsize=11)
         ax.legend(title="head")
+    axes_over_width(axes[5], HESSIAN)
+    rows = initial(frame, "images", "hessian")
+    by_head(axes[5], rows)
+    band(axes[5], initial(frame, "images", "head_curvature"), "width", 5, HEAD_TERM, **GREY)
+    widths(axes[5], rows, 1)
+    axes[5].set_title("MNIST, three hidden layers", fontsize=11)
+    axes[5].legend(title="head")
     return fig

@@ -28,24 +28,32 @@ from tangents.statistics import (
 )
 
 WIDE = 1000  # units at which the order of the regimes on Fashion-MNIST may be judged
+BORDER = 0.3  # relative change of the kernel at the border between the regimes
 FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two regimes
 
 
 def scale_by_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:
-    """Exponent in h of alpha*, where the kernel has changed by 0.3 of its norm."""
+    """Exponent in h of alpha*, where the kernel has changed by `BORDER` of its norm."""
     stars, rows = kernel_borders(frame), finals(frame, "border", "kernel_change")
+
+    def estimate(borders):
+        return over_seeds(seed_exponents(borders, "width", ["seed"]))
+
+    low, high = (estimate(kernel_borders(frame, level))[0] for level in (0.1, 1.0))
     missed = rows.groupby(["width", "seed"]).ngroups - len(stars)
-    note = f"{missed} networks never cross" if missed else ""
-    note = "; ".join(filter(None, (note, lost(frame, "border"))))
-    estimates = seed_exponents(stars, "width", ["seed"])
-    return finding(over_seeds(estimates), (-0.6, -0.4), len(rows), note)
+    notes = (
+        f"threshold {BORDER}; {low:.2f} with 0.1, {high:.2f} with 1",
+        f"{missed} networks never cross" if missed else "",
+        lost(frame, "border"),
+    )
+    return finding(estimate(stars), (-0.6, -0.4), len(rows), "; ".join(filter(None, notes)))
 
 
-def kernel_borders(frame: pd.DataFrame) -> pd.DataFrame:
-    """alpha* of each network, by the kernel's change: a row a width and seed, column `value`."""
+def kernel_borders(frame: pd.DataFrame, level: float = BORDER) -> pd.DataFrame:
+    """alpha* of each network, where its kernel has changed by the level: a row a width and seed."""
     rows = finals(frame, "border", "kernel_change").sort_values("scaled_alpha")
     stars = [
-        (h, seed, crossing(g["scaled_alpha"], np.log(g["value"] / 0.3), 0.0) / math.sqrt(h))
+        (h, seed, crossing(g["scaled_alpha"], np.log(g["value"] / level), 0.0) / math.sqrt(h))
         for (h, seed), g in rows.groupby(["width", "seed"])
     ]
     return pd.DataFrame(stars, columns=["width", "seed", "value"]).dropna()
@@ -61,6 +69,19 @@ def scale_by_error(frame: pd.DataFrame, arrays: dict) -> Finding:
 
     seeds = sorted(rows["seed"].unique())
     return finding(jackknife(one, seeds), (-0.6, -0.4), len(rows), lost(frame, "phase"))
+
+
+def half_height(frame: pd.DataFrame, arrays: dict) -> Finding:
+    """sqrt(h) alpha where the mean test error is half way, geometric mean over widths."""
+    rows = finals(frame, "phase", "error")
+
+    def one(seeds):
+        stars = error_borders(rows[rows["seed"].isin(seeds)])
+        return np.mean([math.log(star * math.sqrt(h)) for h, star in stars.items()])
+
+    estimate = jackknife(one, sorted(rows["seed"].unique()))
+    found = tuple(math.exp(v) for v in estimate)
+    return finding(found, (20, 80), len(rows), lost(frame, "phase"))
 
 
 def error_borders(rows: pd.DataFrame) -> dict[int, float]:
@@ -165,7 +186,7 @@ def ensemble_gap(frame: pd.DataFrame, arrays: dict) -> Finding:
     y, k = test_labels(frame), min(len(feature), len(lazy))
 
     left, note = share_left(lazy, feature, y), f"width {h}, ensembles of {k}"
-    return finding(jackknife(left, range(k)), (-INF, 0.5), 2 * k, note)
+    return finding(jackknife(left, range(k)), (-0.5, 0.5), 2 * k, note)
 
 
 def share_left(worse: np.ndarray, better: np.ndarray, y: np.ndarray) -> Callable[..., float]:
@@ -243,7 +264,7 @@ def early_linear(frame: pd.DataFrame, arrays: dict) -> Finding:
 
 
 def growth(frame: pd.DataFrame, arrays: dict) -> Finding:
-    """Exponent in h of |f| at t1 over |f_0|, feature regime."""
+    """Exponent in h of |f| at t1 over |f_0|, at sqrt(h) alpha = 0.01."""
     rows = pick(finals(frame, "phase", "output_t1"), scaled_alpha=1e-2).set_index("run_id")
     grown = rows.assign(value=rows["value"] / by_run(initial(frame, "phase", "output_norm")))
     estimates = seed_exponents(grown, "width", ["scaled_alpha"])
@@ -252,7 +273,7 @@ def growth(frame: pd.DataFrame, arrays: dict) -> Finding:
 
 def depth_law(frame: pd.DataFrame, arrays: dict) -> Finding:
     """Largest distance over depths of the kernel exponent, mean over seeds, from 2L/(L+1)."""
-    rows = finals(frame, "depth", "kernel_change")
+    rows = pick(finals(frame, "depth", "kernel_change"), depth=(1, 5))
 
     def one(seeds):
         some = rows[rows["seed"].isin(seeds)]
@@ -286,15 +307,20 @@ def residual_by_distance(frame: pd.DataFrame, arrays: dict) -> Finding:
 
 
 def frozen_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Errors in points, a row a run: of the network, and of its first and its last kernel."""
-    frozen = frame[(frame["part"] == "frozen") & (frame["metric"] == "frozen_error")]
-    ordered = frozen.sort_values("time").groupby("run_id")["value"]
-    first, last = (ordered.agg(lambda v, at=at: v.iloc[at]) for at in (0, -1))  # nan, too
+    """Errors in points, a row a run: of the network, and of its first and its last kernel.
+
+    Runs in which one of the three did not fit the training set are left out.
+    """
+    frozen = frame[frame["part"] == "frozen"]
+    frozen = frozen[frozen["metric"].isin(("frozen_error", "frozen_converged"))]
+    machines = frozen.pivot_table(index=["run_id", "time"], columns="metric", values="value")
+    fitted = machines["frozen_error"].where(machines["frozen_converged"] == 1)
+    first, last = (fitted.groupby("run_id").agg(lambda v, at=at: v.iloc[at]) for at in (0, -1))
     network = finals(frame, "frozen", "error").set_index("run_id")
     table = network[["scaled_alpha", "seed"]].assign(
         network=100 * network["value"], first=100 * first, last=100 * last
     )
-    return table.sort_values(["scaled_alpha", "seed"])
+    return table.dropna().sort_values(["scaled_alpha", "seed"])
 
 
 def last_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:

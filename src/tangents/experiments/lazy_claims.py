@@ -17,6 +17,7 @@ from tangents.experiments.lazy_checks import (
     gap_at_largest,
     gap_shrinks,
     growth,
+    half_height,
     integrator,
     last_kernel,
     lazy_residual,
@@ -51,6 +52,15 @@ CLAIMS = (
         r"$h^{-1/2}$.",
         r"exponent $-1/2$",
         scale_by_error,
+    ),
+    Claim(
+        "geiger-1c",
+        V1,
+        "section 3",
+        r"The test error has risen half way where $\sqrt{h}\alpha$ is 30 to 50 (accepted within a "
+        "factor of about 1.6).",
+        "30 to 50",
+        half_height,
     ),
     Claim(
         "geiger-2a",
@@ -98,8 +108,8 @@ CLAIMS = (
         "geiger-5a",
         V1,
         "section 4",
-        r"Feature regime: the variance of $\alpha(f-f_0)$ over initialisations "
-        "falls as $1/h$.",
+        r"Feature regime, $\sqrt{h}\alpha = 0.01$: the variance of $\alpha(f-f_0)$ over "
+        "initialisations falls as $1/h$.",
         "exponent $-1$",
         fluctuations(1e-2),
     ),
@@ -107,8 +117,8 @@ CLAIMS = (
         "geiger-5b",
         V1,
         "section 4",
-        r"Lazy regime: the variance of $\alpha(f-f_0)$ over initialisations "
-        "falls as $1/h$.",
+        r"Lazy regime, $\sqrt{h}\alpha = 10^4$: the variance of $\alpha(f-f_0)$ over "
+        "initialisations falls as $1/h$.",
         "exponent $-1$",
         fluctuations(LAZY),
     ),
@@ -200,7 +210,8 @@ CLAIMS = (
         "geiger-9b",
         V1,
         "section 5",
-        r"In the feature regime the output has grown by $\sqrt{h}$ at $t_1$.",
+        r"Feature regime, at a fixed $\sqrt{h}\alpha$: the factor by which the output has grown at "
+        r"$t_1$ goes as $\sqrt{h}$.",
         "exponent 1/2",
         growth,
     ),
@@ -211,7 +222,9 @@ CLAIMS = (
         r"Feature regime, five hidden layers: the kernel changes as "
         r"$(\sqrt{h}\alpha)^{-a}$, $a = 1.7$, at a fixed width.",
         "1.7 (homogeneity: 5/3)",
-        exponent("kernel_change", "depth", "scaled_alpha", (1.5, 1.9), -1.0, depth=5),
+        exponent(
+            "kernel_change", "phase", "scaled_alpha", (1.5, 1.9), -1.0, scaled_alpha=(1e-2, 1.0)
+        ),
     ),
     Claim(
         "geiger-10b",
@@ -241,6 +254,15 @@ CLAIMS = (
         ),
     ),
     Claim(
+        "geiger-11c",
+        V1,
+        "weights figure",
+        r"Feature regime: at a fixed $\sqrt{h}\alpha$ the weights move as $|dw|/|w_0| \propto "
+        r"h^{-1/2}$.",
+        "exponent $-1/2$",
+        exponent("weights_change", "phase", "width", (-0.6, -0.4), scaled_alpha=(1e-2, 1.0)),
+    ),
+    Claim(
         "geiger-11b",
         V1,
         "weights figure",
@@ -261,8 +283,9 @@ CLAIMS = (
         "geiger-13a",
         V1,
         "section 6",
-        "Feature regime: learning with the network's last kernel errs as often as the network "
-        "(share of the network's gain over its first kernel that the last one has).",
+        r"Fully connected, $\sqrt{h}\alpha = 0.1$ and 1: learning with the network's last kernel "
+        "errs as often as the network (share of the network's gain over its first kernel that the "
+        "last one has).",
         "1",
         last_kernel,
     ),
@@ -270,7 +293,7 @@ CLAIMS = (
         "geiger-13b",
         V1,
         "section 6",
-        "Feature regime: learning with the first kernel errs more often than with the last.",
+        "The same: learning with the first kernel errs more often than with the last.",
         "CNN: 14 to 3.7 % (first), 4.2 to 2.8 % (last)",
         first_kernel,
     ),
@@ -286,8 +309,9 @@ CLAIMS = (
         "geiger-15",
         V2,
         "appendix",
-        "The trained output is robust to the integrator: tolerances "
-        r"$10^{-4}$ and $10^{-6}$ differ by at most 2.5e-3.",
+        r"The trained output is robust to the integrator: tolerances $10^{-4}$ and $10^{-6}$ (of "
+        r"implicit steps; width 32, 200 images, $\sqrt{h}\alpha$ 1 and 1000) differ by at most "
+        "2.5e-3.",
         r"$\leq$ 2.5e-3",
         integrator(dict(tolerance=1e-4, **TIGHT), dict(tolerance=1e-6, **TIGHT), 2.5e-3),
     ),
@@ -304,7 +328,7 @@ CLAIMS = (
         "beyond-residual",
         V1,
         "this book",
-        r"Deep in the lazy regime the kernel changes as $1/(\alpha h)$, "
+        r"Deep in the lazy regime, widths of 16 to 256: the kernel changes as $1/(\alpha h)$, "
         r"not as $1/(\alpha\sqrt{h})$ (exponent of $h$ at fixed $\alpha$).",
         "1 against 1/2",
         lazy_residual,
@@ -322,8 +346,8 @@ CLAIMS = (
         "beyond-steps",
         V1,
         "this book",
-        r"The linearly implicit steps used here agree with explicit "
-        r"Euler steps at the paper's tolerance within 1 %.",
+        r"Width 32, 200 images, $\sqrt{h}\alpha$ from 1 to 1000: the linearly implicit steps used "
+        r"here agree with explicit Euler steps at the paper's tolerance within 1 %.",
         r"$\leq$ 0.01",
         integrator(
             dict(tolerance=1e-4, **TIGHT),
@@ -335,8 +359,8 @@ CLAIMS = (
         "beyond-tolerance",
         V1,
         "this book",
-        r"The tolerance $10^{-2}$ of this chapter's sweep agrees with "
-        r"$10^{-6}$ within 5 %.",
+        r"The same: the tolerance $10^{-2}$ of this chapter's sweep agrees with $10^{-6}$ within "
+        "5 %.",
         r"$\leq$ 0.05",
         integrator(dict(tolerance=1e-2, **TIGHT), dict(tolerance=1e-6, **TIGHT), 5e-2),
     ),
@@ -344,8 +368,8 @@ CLAIMS = (
         "beyond-momentum",
         V1,
         "this book",
-        "The continuous momentum of the first version leads to the same "
-        "output as gradient flow within 5 %.",
+        r"The same, $\sqrt{h}\alpha = 1$: the continuous momentum of the first version leads to "
+        "the same output as gradient flow within 5 %.",
         r"$\leq$ 0.05",
         integrator(dict(dynamics="momentum"), dict(tolerance=1e-6, **TIGHT), 5e-2),
     ),

@@ -262,7 +262,7 @@ def fluctuations(frame: pd.DataFrame, arrays: dict) -> Figure:
         xscale="log", yscale="log", xlabel="width $h$", ylabel=r"Var$[\alpha(f-f_0)]$ over seeds"
     )
     right.set(xscale="log", xlabel="width $h$", ylabel=ERROR)
-    for place, (s, name) in enumerate(((FEATURE, "feature"), (LAZY, "lazy"))):
+    for place, s, name in ((2, 1e-2, "feature"), (0, FEATURE, "feature"), (1, LAZY, "lazy")):
         found = outputs(frame, arrays, "phase", scaled_alpha=s)
         h = np.array(list(found))
         spread = [
@@ -279,6 +279,8 @@ def fluctuations(frame: pd.DataFrame, arrays: dict) -> Figure:
             capsize=3,
             label=rf"{name}, $\sqrt{{h}}\alpha={s:g}$: slope {power(h, variance):.2f}",
         )
+        if s not in (FEATURE, LAZY):
+            continue
         single = [over_seeds(100 * (f * y <= 0).mean(1)) for f in found.values()]
         mean, low, high = np.array(single).T
         right.plot(h, mean, color=PALETTE[place], marker=MARKERS[place], label=f"{name}, single")
