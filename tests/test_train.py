@@ -127,20 +127,6 @@ def test_implicit_direction_is_the_gradient_for_small_steps():
     assert mixed["readout.bias"][1] != point.gradient["readout.bias"][1]
 
 
-def test_networks_in_blocks_are_the_stack(monkeypatch):
-    params, alpha = network(0, 1, 2), row(0.1, 3, 1e3)
-    problem = Problem.start(NET, params, X, Y, alpha, "soft_hinge")
-    whole = problem.at(params, False)
-    monkeypatch.setattr(train, "CACHE", 2 * N * 8 * 8)  # two networks of eight units
-    assert problem._together(params) == 2
-    parts = problem.at(params, False)
-    for got, want in zip(parts, whole, strict=True):
-        if isinstance(want, dict):
-            all_close(got, want)
-        elif want is not None:
-            close(got, want)
-
-
 @pytest.mark.parametrize("factored", [True, False])
 def test_points_mix_by_network(factored):
     problem = Problem.start(NET, network(0, 1), X, Y, row(1, 5), "square")

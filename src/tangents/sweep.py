@@ -230,6 +230,7 @@ def _client(workers: int, scheduler: str | None):
         if scheduler is None:
             environ = "distributed.nanny.pre-spawn-environ"
             kept = {environ: dask.config.get(environ) | KEEP_MEMORY}
+            kept["distributed.worker.profile.enabled"] = False  # it looks a hundred times a second
             opened.enter_context(dask.config.set(kept))
             # Without a memory limit: near one, dask pauses a worker, and no run is ever freed.
             scheduler = opened.enter_context(LocalCluster(

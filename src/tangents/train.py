@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tangents.functional import Params, axpy, difference, inner, norm, select, where
-from tangents.jacobian import Tangent, blocks
+from tangents.jacobian import Tangent
 from tangents.losses import LOSSES, Loss
 from tangents.ntk import tangent
-from tangents.structure import CACHE
 
 SHORTEST = 1e-30  # step, in units of training time, below which a flow has come to a halt
 SINGLE = 1e4  # largest trace of dt H at which single precision serves an implicit step
@@ -183,8 +182,6 @@ class Problem:
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
-        if not factored and (together := self._together(params)) < len(self.alpha):
-            return self._in_blocks(params, together)
         if factored:
             jacobian = tangent(self.module, params, self.x)
             f = jacobian.value[..., 0]
@@ -211,22 +208,6 @@ class Problem:
         loss = self.loss.value(margin).mean(-1) / self.alpha**2
         return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, jacobian)
 
-    def _together(self, params: Params) -> int:
-        """How many networks at a time: so few that the values of a layer stay in the cache."""
-        if self.x.device.type != "cpu":
-            return len(self.alpha)
-        widest = max((p.shape[1] for p in params.values() if p.dim() > 1), default=1)
-        return max(1, CACHE // (len(self.y) * widest * self.f0.element_size()))
-
-    def _in_blocks(self, params: Params, size: int) -> Point:
-        parts = [self.select(i).at(select(params, i), False) for i in blocks(len(self.alpha), size)]
-        output, loss, stiffness = (
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("output", "loss", "stiffness")
-        )
-        gradient = {k: torch.cat([part.gradient[k] for part in parts]) for k in params}
-        return Point(params, output, loss, gradient, stiffness, None)
-
     @classmethod
     def start(cls, module, params: Params, x: Tensor, y: Tensor, alpha: Tensor, loss: str):
         """The problem of b networks that start at `params`. ValueError for unusable input."""
@@ -244,7 +225,7 @@ class Problem:
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
         return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0])
 
-    def select(self, live: Tensor | slice) -> "Problem":
+    def select(self, live: Tensor) -> "Problem":
         """The networks `live` alone."""
         return replace(self, alpha=self.alpha[live], f0=self.f0[live])
 
