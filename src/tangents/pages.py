@@ -63,6 +63,8 @@ def _accepted(claim: Mapping) -> str:
         return ""
     if high == math.inf:
         return f"<small>accepted: ≥ {_number(low)}</small>"
+    if low == high:
+        return f"<small>accepted: {_number(low)}</small>"
     below = f"{_number(low)} to " if low > -math.inf else "≤ "
     return f"<small>accepted: {below}{_number(high)}</small>"
 

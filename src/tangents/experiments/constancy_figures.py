@@ -149,7 +149,7 @@ def breaking(frame: pd.DataFrame) -> Figure:
     axes_over_width(axes[0], KERNEL)
     by_head(axes[0], heads)
     widths(axes[0], heads)
-    axes[0].set_ylim(3e-3, 20)
+    axes[0].set_ylim(3e-4, 20)
     axes[0].legend(fontsize=8.5, title="head", ncols=2)
     rows = finals(frame, "bottleneck", "kernel_largest")
     axes_over_width(axes[1], KERNEL, "outer width $m$")
@@ -279,5 +279,6 @@ def elsewhere(frame: pd.DataFrame) -> Figure:
     band(axes[5], initial(frame, "images", "head_curvature"), "width", 5, HEAD_TERM, **GREY)
     widths(axes[5], rows, 1)
     axes[5].set_title("MNIST, three hidden layers", fontsize=11)
+    axes[5].set_ylim(0.03, 0.8)
     axes[5].legend(title="head")
     return fig
