@@ -86,7 +86,7 @@ class Work:
         other = "" if x2 is None else f", x2 has {tuple(x2.shape[1:])} and {x2.dtype}"
         alike = x2 is None or (x1.shape[1:], x1.dtype) == (x2.shape[1:], x2.dtype)
         _require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
-        _require(len(x1) > 0 and (x2 is None or len(x2) > 0), "there are no inputs")
+        _require(x2 is None or len(x2) > 0, "there are no inputs")
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
         b = stacked(module, params)
         kind = _plan(module, params, x1, b)

@@ -95,6 +95,11 @@ def by_run(rows: pd.DataFrame) -> pd.Series:
     return rows.set_index("run_id")["value"]
 
 
+def notes(*parts: str) -> str:
+    """One note of those that are not empty."""
+    return "; ".join(filter(None, parts))
+
+
 def lost(frame: pd.DataFrame, part: str, **where) -> str:
     """How many runs of a part, as far as picked, did not converge, in words; empty if all did."""
     rows = pick(frame[(frame["part"] == part) & (frame["metric"] == "converged")], **where)

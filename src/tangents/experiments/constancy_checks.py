@@ -19,6 +19,7 @@ from tangents.statistics import (
     finding,
     initial,
     lost,
+    notes,
     over_seeds,
     pick,
     power,
@@ -123,7 +124,7 @@ def log_linear(frame: pd.DataFrame, arrays: dict) -> Finding:
         lines = [g for _, g in seed_rows.groupby("run_id")]
         return np.mean([np.corrcoef(g["time"], np.log(g["value"]))[0, 1] ** 2 for g in lines])
 
-    note = "; ".join(filter(None, (lost(frame, part) for part in ("head", "heads"))))
+    note = notes(lost(frame, "head"), lost(frame, "heads"))
     return finding(over_seeds(by_seed(late, one)), (0.95, INF), late["run_id"].nunique(), note)
 
 
@@ -213,7 +214,7 @@ def catapult_ratio(frame: pd.DataFrame, arrays: dict) -> Finding:
     rows = finals(frame, "catapult", "kernel_largest")
     rows = rows[rows["width"] == rows["width"].max()]
     table = rows.pivot_table(index="seed", columns=rows["rate"] > 2, values="value").dropna()
-    note = f"geometric mean, width {rows['width'].max()}; {lost(frame, 'catapult')}".rstrip("; ")
+    note = notes(f"geometric mean, width {rows['width'].max()}", lost(frame, "catapult"))
     return finding(_geometric(table[True] / table[False]), (5, INF), len(rows), note)
 
 

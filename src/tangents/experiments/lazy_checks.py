@@ -21,6 +21,7 @@ from tangents.statistics import (
     initial,
     jackknife,
     lost,
+    notes,
     over_seeds,
     pick,
     power,
@@ -41,12 +42,12 @@ def scale_by_kernel(frame: pd.DataFrame, arrays: dict) -> Finding:
 
     low, high = (estimate(kernel_borders(frame, level))[0] for level in (0.1, 1.0))
     missed = rows.groupby(["width", "seed"]).ngroups - len(stars)
-    notes = (
+    note = notes(
         f"threshold {BORDER}; {low:.2f} with 0.1, {high:.2f} with 1",
         f"{missed} networks never cross" if missed else "",
         lost(frame, "border"),
     )
-    return finding(estimate(stars), (-0.6, -0.4), len(rows), "; ".join(filter(None, notes)))
+    return finding(estimate(stars), (-0.6, -0.4), len(rows), note)
 
 
 def kernel_borders(frame: pd.DataFrame, level: float = BORDER) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def reversal(largest: bool) -> Callable[..., Finding]:
         table = gaps(frame, "fashion", 1e-2, LAZY)
         h = table.columns.max() if largest else table.columns.min()
         accept = (-INF, 0) if largest else (0, INF)
-        note = f"lazy minus feature in points, width {h}; {lost(frame, 'fashion')}".rstrip("; ")
+        note = notes(f"lazy minus feature in points, width {h}", lost(frame, "fashion"))
         found = finding(over_seeds(table[h]), accept, 2 * len(table), note)
         early = largest and h < WIDE and found.verdict == "contradicted"
         return replace(found, verdict="inconclusive") if early else found
@@ -380,5 +381,5 @@ def conv_ratio(frame: pd.DataFrame, arrays: dict) -> Finding:
     rows = rows[rows["width"] == rows["width"].max()]
     table = rows.pivot_table(index="seed", columns="scaled_alpha", values="value").dropna()
     ratios = table[table.columns.max()] / table[table.columns.min()]
-    note = f"width {rows['width'].max()}; {lost(frame, 'conv')}".rstrip("; ")
+    note = notes(f"width {rows['width'].max()}", lost(frame, "conv"))
     return finding(over_seeds(ratios), (1.5, 3), 2 * len(table), note)
