@@ -62,27 +62,29 @@ def kernel_borders(frame: pd.DataFrame, level: float = BORDER) -> pd.DataFrame:
 
 def scale_by_error(frame: pd.DataFrame, arrays: dict) -> Finding:
     """Exponent in h of alpha*, where the mean test error is half way to its lazy value."""
-    rows = finals(frame, "phase", "error")
-
-    def one(seeds):
-        star = error_borders(rows[rows["seed"].isin(seeds)])
-        return power(list(star), list(star.values()))
-
-    seeds = sorted(rows["seed"].unique())
-    return finding(jackknife(one, seeds), (-0.6, -0.4), len(rows), lost(frame, "phase"))
+    return by_error(frame, lambda stars: power(list(stars), list(stars.values())), (-0.6, -0.4))
 
 
 def half_height(frame: pd.DataFrame, arrays: dict) -> Finding:
     """sqrt(h) alpha where the mean test error is half way, geometric mean over widths."""
+
+    def place(stars):
+        return np.mean([math.log(star * math.sqrt(h)) for h, star in stars.items()])
+
+    return by_error(frame, place, (20, 80), math.exp)
+
+
+def by_error(
+    frame: pd.DataFrame, of: Callable[[dict[int, float]], float], accept, shown=float
+) -> Finding:
+    """What `of` says of the borders alpha* by width, with its jackknife interval, as `shown`."""
     rows = finals(frame, "phase", "error")
 
     def one(seeds):
-        stars = error_borders(rows[rows["seed"].isin(seeds)])
-        return np.mean([math.log(star * math.sqrt(h)) for h, star in stars.items()])
+        return of(error_borders(rows[rows["seed"].isin(seeds)]))
 
     estimate = jackknife(one, sorted(rows["seed"].unique()))
-    found = tuple(math.exp(v) for v in estimate)
-    return finding(found, (20, 80), len(rows), lost(frame, "phase"))
+    return finding(tuple(map(shown, estimate)), accept, len(rows), lost(frame, "phase"))
 
 
 def error_borders(rows: pd.DataFrame) -> dict[int, float]:
