@@ -34,38 +34,19 @@ class Factor:
     a: Tensor | None  # (*s, n, q, i)
     b: Float[Tensor, "*s c n q o"]
 
-    def inputs(self, other: "Factor") -> Tensor | None:
-        """What multiplies the products of signals: s s' A A'^T + 1, (*s, n q, m q')."""
+    def inputs(self, other: "Factor", i: slice, j: slice) -> Tensor | None:
+        """What multiplies the products of signals, s s' A A'^T + 1 (*s, n q, m q'), for some
+        examples i and others j."""
         if self.a is None:
             return None
+        before = (slice(None),) * (self.b.dim() - 4)
+        left, right = self.a[(*before, i)], other.a[(*before, j)]
         if not self.a.is_floating_point():
-            ids, others = self.a.flatten(-2), other.a.flatten(-2)
-            return (ids.unsqueeze(-1) == others.unsqueeze(-2)).to(self.b)
-        product = (self.scale * other.scale * self.a.flatten(-3, -2)) @ other.a.flatten(-3, -2).mT
-        return product.add_(1) if self.bias else product
-
-    def add_gram(self, other: "Factor", diagonal: bool, total: Tensor) -> None:
-        """Adds this factor's share of the kernel to (*s, 1, c, n, c, m), of the diagonal over
-        outputs to (*s, c, 1, n, 1, m)."""
-        left, right, inputs = self.b, other.b, self.inputs(other)
-        axis = -4 if diagonal else -5
-        left, right = left.unsqueeze(axis), right.unsqueeze(axis)
-        n, q, _ = left.shape[-3:]
-        m, p = right.shape[-3:-1]
-        product = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
-        if inputs is not None:
-            inputs = inputs.unsqueeze(-2).unsqueeze(-4).unsqueeze(-5)
-        if q * p == 1:
-            product = product.view_as(total)
-            total.add_(product) if inputs is None else total.addcmul_(product, inputs)
-            return
-        product = product.view(*total.shape[:-3], n * q, total.shape[-2], m * p)
-        product = product.mul_(inputs).unflatten(-1, (m, p)).unflatten(-4, (n, q))
-        total.add_(product.sum((-4, -1)))
-
-    def joined(self) -> "Factor":
-        """The outputs as further units of one output: the kernel of it is the trace over them."""
-        return replace(self, b=self.b.movedim(-4, -2).flatten(-2).unsqueeze(-4))
+            return (left.flatten(-2).unsqueeze(-1) == right.flatten(-2).unsqueeze(-2)).to(self.b)
+        left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
+        add = torch.addmm if left.dim() == 2 else torch.baddbmm
+        scale, bias = self.scale * other.scale, int(self.bias is not None)
+        return add(self.b.new_ones(()), left, right, beta=bias, alpha=scale)
 
     def squares(self) -> Tensor:
         """The squared norm of each row, (*s, c, n)."""
@@ -107,41 +88,36 @@ class Tangent:
         _require(alike, "the two Jacobians are not of one network")
         right = other or self
         *s, n, c = self.value.shape
-        m, (g, r) = right.value.shape[-2], _ends(outputs, c)
-        if max(n, m) * r <= TILE:
-            found = self._tile(right, outputs)
-        else:
-            found = self.value.new_empty(*s, g, r, n, r, m)
-            size = max(1, TILE // r)
-            columns = [(j, right.rows(j, outputs == "trace")) for j in blocks(m, size)]
-            for k, i in enumerate(blocks(n, size)):
-                block = self.rows(i, outputs == "trace") if other else columns[k][1]
-                for j, column in columns if other else columns[: k + 1]:
-                    tile = block._tile(column, outputs)
-                    found[..., i, :, j] = tile
-                    if not other and j != i:
-                        found[..., j, :, i] = tile.movedim((-2, -1), (-4, -3))
-        if outputs == "diagonal":
-            return found.squeeze((-4, -2)).movedim(-3, -1)
-        found = found.squeeze(-5)
-        return found[..., 0, :, 0, :] if outputs == "trace" else found.movedim((-4, -2), (-2, -1))
+        m, full, trace = right.value.shape[-2], outputs == "full", outputs == "trace"
+        found = self.value.new_zeros(*s, 1 if trace else c, n, c if full else 1, m)
+        positions = max((f.b.shape[-2] for t in (self, right) for f in t.factors), default=1)
+        size = max(1, TILE // positions)  # the examples of a tile
+        group = max(1, size // max(n, m)) if full else c if trace else 1  # and its outputs
+        pairs = list(zip(self.factors, right.factors, strict=True))
+
+        def tile(k: slice, i: slice, p: slice, j: slice) -> Tensor:
+            return found[..., k, i, p if full else slice(None), j]
+
+        for i in blocks(n, size):
+            for j in blocks(m if other else i.stop, size):
+                inputs = [f.inputs(g, i, j) for f, g in pairs]
+                for k in blocks(c, group):
+                    for p in blocks(c, group) if full else [k]:
+                        if other is None and i == j and p.start > k.start:
+                            continue
+                        for (f, g), a in zip(pairs, inputs, strict=True):
+                            left, right = f.b[..., k, i, :, :], g.b[..., p, j, :, :]
+                            _add_gram(left, right, a, trace, tile(k, i, p, j))
+                        if other is None and (i != j or k != p):
+                            tile(p, j, k, i).copy_(tile(k, i, p, j).movedim((-2, -1), (-4, -3)))
+        if full:
+            return found.movedim((-4, -2), (-2, -1))
+        return found[..., 0, :, 0, :] if trace else found.squeeze(-2).movedim(-3, -1)
 
     def _kind(self) -> tuple:
         """What the Jacobians of one network have in common at all inputs."""
         factors = [(f.weight, f.bias, f.shape, f.scale) for f in self.factors]
         return (*self.value.shape[:-2], self.value.shape[-1], factors)
-
-    def _tile(self, other: "Tangent", outputs: str) -> Tensor:
-        """(*s, g, r, n, r, m): all outputs with all (g = 1), or each with itself (r = 1)."""
-        *s, n, c = self.value.shape
-        g, r = _ends(outputs, c)
-        total = self.value.new_zeros(*s, g, r, n, r, other.value.shape[-2])
-        for one, two in zip(self.factors, other.factors, strict=True):
-            if outputs == "trace":  # in one tile, a layer at a time: the copies do not add up
-                left = one.joined()
-                one, two = left, left if two is one else two.joined()
-            one.add_gram(two, outputs == "diagonal", total)
-        return total
 
     def diagonal(self) -> Float[Tensor, "*s n c"]:
         """|J_ik|^2 for each row."""
@@ -217,16 +193,6 @@ class Tangent:
             factors.append(replace(f[0], a=a, b=b))
         return Tangent(function(self.value, *(o.value for o in others)), tuple(factors))
 
-    def rows(self, index: slice, joined: bool = False) -> "Tangent":
-        """The Jacobian of some of the examples; `joined`, that of the trace over the outputs."""
-        factors = []
-        for f in self.factors:
-            a = f.a if f.a is None else f.a[(*[slice(None)] * (f.b.dim() - 4), index)]
-            some = replace(f, a=a, b=f.b[..., index, :, :])
-            some = some.joined() if joined else some
-            factors.append(replace(some, b=some.b.contiguous()))
-        return Tangent(self.value[..., index, :], tuple(factors))
-
 
 def stack_tangents(networks: list[Tangent]) -> Tangent:
     """The Jacobians of several networks of one kind on a leading axis."""
@@ -239,9 +205,27 @@ def blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
-def _ends(outputs: str, c: int) -> tuple[int, int]:
-    """How many kernels of c outputs stand side by side, and how many outputs each of them has."""
-    return {"full": (1, c), "diagonal": (c, 1), "trace": (1, 1)}[outputs]
+def _add_gram(left: Tensor, right: Tensor, inputs: Tensor | None, trace: bool, total: Tensor):
+    """Adds to a tile (*s, k, n, l, m) the products of signals (*s, k, n, q, o), (*s, l, m, p, o),
+    times what stands on their inputs (*s, n q, m p), summed over positions q and p; for the trace
+    over outputs k = l to (*s, 1, n, 1, m)."""
+    n, q, m, p = *left.shape[-3:-1], *right.shape[-3:-1]
+    if trace:
+        left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
+        product = left[..., 0, :, :] @ right[..., 0, :, :]
+        add = product.addmm_ if product.dim() == 2 else product.baddbmm_
+        for k in range(1, left.shape[-3]):
+            add(left[..., k, :, :], right[..., k, :, :])
+    else:
+        product = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
+    inputs = inputs if inputs is None else inputs.unsqueeze(-2).unsqueeze(-4)
+    if q * p > 1:
+        product = product.view(*total.shape[:-3], n * q, total.shape[-2], m * p).mul_(inputs)
+        total.add_(product.unflatten(-1, (m, p)).unflatten(-4, (n, q)).sum((-4, -1)))
+    elif inputs is None:
+        total.add_(product.view_as(total))
+    else:
+        total.addcmul_(product.view_as(total), inputs)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,10 +1,13 @@
 """Kernel matrices: how far apart two are, what a fixed one learns, and infinite width."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from tangents.jacobian import blocks
 
 Kernel = Float[Tensor, "*#b n m"]  # one, or a stack
 TILE = 256  # of a kernel in closed form: what one pass works on stays in the cache
@@ -77,52 +80,82 @@ def fully_connected(
     _require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
     _require(depth >= 1, f"depth must be at least 1, got {depth}")
     _require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
-    other, same = (x1, True) if x2 is None else (x2, False)
-    scale, dual = 1 / x1.shape[1], _DUALS[activation]
-    variances = [_variances(x, depth, activation) for x in (x1, other)]
-    apart = activation != "relu" or all(bool((v[0] > 0).all()) for v in variances)
-    _require(apart, "an input of zeros lies at the kink of relu, where the kernel is not defined")
-    nngp = x1.new_empty(len(x1), len(other))
+    same = x2 is None
+    sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
+    nngp = x1.new_empty(len(x1), len(sides[-1].x))
     ntk = torch.empty_like(nngp)
-    for i in range(0, len(x1), TILE):
-        for j in range(0, i + 1 if same else len(other), TILE):
-            rows, columns = slice(i, i + TILE), slice(j, j + TILE)
-            k = (x1[rows] * scale) @ other[columns].mT
-            theta = k + bias
-            for q, r in zip(*variances, strict=True):
-                if same and i == j:
-                    k.diagonal().copy_(q[rows])  # exactly: arccos and arcsin are steep there
-                k, slope = dual(k, q[rows, None], r[columns])
-                theta.mul_(slope).add_(k)
-                if bias:
-                    theta += 1
-            for whole, tile in ((nngp, k), (ntk, theta)):
-                whole[rows, columns] = tile
+    for i in blocks(len(x1), TILE):
+        for j in blocks(i.stop if same else len(x2), TILE):
+            tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
+            for whole, tile in zip((nngp, ntk), tiles, strict=True):
+                whole[i, j] = tile
                 if same and i != j:
-                    whole[columns, rows] = tile.mT
+                    whole[j, i] = tile.mT
     return nngp, ntk
 
 
-def _variances(x: Tensor, depth: int, activation: str) -> list[Tensor]:
-    """K(x, x) at each layer; the ReLU with its gain keeps it."""
-    found = [x.square().mean(-1)]
-    while len(found) < depth:
-        q = found[-1]
-        found.append(q if activation == "relu" else _erf(q, q, q)[0])
-    return found
+class _Side(NamedTuple):
+    """Inputs / sqrt d (n, d), for "relu" of unit length; variances K(x, x) (n,) at each layer."""
+
+    x: Tensor
+    variances: list[Tensor]
+
+    @classmethod
+    def of(cls, x: Tensor, depth: int, activation: str) -> "_Side":
+        x = x / math.sqrt(x.shape[1])
+        found = [torch.linalg.vecdot(x, x)]
+        while len(found) < depth:
+            q = found[-1]
+            found.append(q if activation == "relu" else _arcsine(q, q, q)[0])
+        if activation == "relu":
+            apart = bool((found[0] > 0).all())
+            _require(apart, "an input of zeros lies at the kink of relu, which has no kernel there")
+            x = x / found[0].sqrt()[:, None]
+        return cls(x, found)
+
+    def rows(self, i: slice) -> "_Side":
+        return _Side(self.x[i], [q[i] for q in self.variances])
 
 
-def _relu(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """Arc-cosine kernels of order one and zero, twice: the gain is sqrt 2."""
-    scale = (q * r).sqrt_()
-    cosine = (k / scale).clamp_(-1, 1)
-    slope = torch.acos(cosine).mul_(-1 / math.pi).add_(1)
-    sine = cosine.square().neg_().add_(1).sqrt_()
-    return sine.mul_(1 / math.pi).addcmul_(cosine, slope).mul_(scale), slope
+def _relu(left: _Side, right: _Side, bias: bool, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Arc-cosine kernels of order one and zero, twice: the gain is sqrt 2, and keeps the variances.
+
+    So the cosine alone changes from layer to layer. With m = -cosine and angle s = arccos m,
+    m' = (s m - sqrt(1 - m^2)) / pi and t' = s t / pi + m' for t = -Theta / scale.
+    """
+    m = (left.x @ right.x.mT).neg_()
+    scale = -torch.outer(left.variances[0].sqrt(), right.variances[0].sqrt())
+    shift = 1 / scale if bias else 0
+    t, one = m + shift, m.new_ones(())
+    for _ in left.variances:
+        m.clamp_(-1, 1)
+        if diagonal:
+            m.fill_diagonal_(-1)  # exactly: arccos is steep there
+        s = torch.acos(m)
+        sine = torch.addcmul(one, m, m, value=-1).sqrt_()
+        m = sine.addcmul_(s, m, value=-1).mul_(-1 / math.pi)
+        t = torch.addcmul(m, s, t, value=1 / math.pi)
+        if bias:
+            t += shift
+    return m.mul_(scale), t.mul_(scale)
 
 
-def _erf(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+def _erf(left: _Side, right: _Side, bias: bool, diagonal: bool) -> tuple[Tensor, Tensor]:
     """Arcsine kernel and its derivative."""
+    k = left.x @ right.x.mT
+    theta = k + bias
+    for q, r in zip(left.variances, right.variances, strict=True):
+        if diagonal:
+            k.diagonal().copy_(q)  # exactly: arcsin is steep there
+        k, slope = _arcsine(k, q[:, None], r)
+        theta.mul_(slope).add_(k)
+        if bias:
+            theta += 1
+    return k, theta
+
+
+def _arcsine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for covariance k, variances q and r."""
     square = (1 + 2 * q) * (1 + 2 * r)
     mean = torch.asin(2 * k / square.sqrt()).mul_(2 / math.pi)
     return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)

@@ -16,7 +16,9 @@ from torch.func import functional_call
 
 from tangents.functional import Params, select, stack, stacked
 from tangents.jacobian import OUTPUTS, Tangent, blocks, stack_tangents
-from tangents.structure import candidates, general, owners, qualified, structured
+from tangents.structure import candidates, general, owners, passing, qualified, structured
+
+PASSING = 2**25  # bytes of what is only needed on the way, where it can be had in parts
 
 
 def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
@@ -32,7 +34,7 @@ def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
     plan = _plan(module, params, x, b)
     if b and not plan.stacks:
         return stack_tangents([tangent(module, select(params, i), x) for i in range(b)])
-    return _tangent(module, params, x, plan)
+    return _tangent(module, params, x, plan, b)
 
 
 def ntk(
@@ -81,8 +83,7 @@ class Work:
     def plan(cls, module, params, x1, x2, outputs, budget) -> "Work":
         """Arguments and errors as for `ntk`; blocks of a size that suits the budget."""
         for name, values in {**params, "x1": x1, "x2": x1 if x2 is None else x2}.items():
-            finite = not values.is_floating_point() or bool(values.isfinite().all())
-            _require(finite, f"{name} holds values that are not finite")
+            _require(_finite(values), f"{name} holds values that are not finite")
         other = "" if x2 is None else f", x2 has {tuple(x2.shape[1:])} and {x2.dtype}"
         alike = x2 is None or (x1.shape[1:], x1.dtype) == (x2.shape[1:], x2.dtype)
         _require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
@@ -124,9 +125,18 @@ class Work:
 
     def _jacobian(self, x: Tensor, index: slice) -> Tangent:
         found = tangent(self.module, self.params, x[index])
-        finite = bool(found.value.isfinite().all())
-        _require(finite, f"the output is not finite for the inputs {index.start} to {index.stop}")
+        _require(
+            _finite(found.value),
+            f"the output is not finite for the inputs {index.start} to {index.stop}",
+        )
         return found
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all are finite numbers; one pass over them."""
+    if not values.is_floating_point() or not values.numel():
+        return True
+    return all(math.isfinite(v) for v in torch.stack(values.aminmax()).tolist())
 
 
 def _free(device: torch.device) -> int:
@@ -145,6 +155,7 @@ class Plan(NamedTuple):
     outputs: int  # of the module
     unit: int  # bytes of a number
     held: float  # numbers in the factors of one example
+    passing: float  # numbers that stand beside them until the passes backward are done
     batched: bool = True  # whether the general rows come right for all examples at once
     stacks: bool = False  # whether the module takes a stack of networks as it is
 
@@ -216,15 +227,16 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         return agreeing
 
     known = frozenset(candidates(module))
-    agreeing = right(*structured(module, params, x, known))
+    agreeing = right(*structured(module, params, x, known, len(x)))
     trusted = frozenset(
         name
         for name, layer in owners(module).items()
         if name in known
         and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
     )
-    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0)
-    whole = _tangent(module, params, x, plan)
+    size = passing(module, params, x, trusted) / len(x)
+    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0, size)
+    whole = _tangent(module, params, x, plan, 0)
     held = [v.nbytes for factor in whole.factors for v in (factor.a, factor.b) if v is not None]
     plan = plan._replace(held=sum(held) / f.element_size() / len(x))
     batched = right(whole.value, whole.factors) == want.keys()
@@ -255,8 +267,9 @@ def _near(got: Tensor, want: Tensor) -> bool:
     return bool(torch.dist(got, want, torch.inf) <= unit)
 
 
-def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan) -> Tangent:
-    f, factors = structured(module, params, x, plan.structured)
+def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan, b: int) -> Tangent:
+    size = int(PASSING / max(1, max(b, 1) * plan.unit * plan.passing))
+    f, factors = structured(module, params, x, plan.structured, max(1, size))
     done = {name for factor in factors for name in (factor.weight, factor.bias)}
     others = [k for k in params if k not in done]
     factors += general(module, params, x, others, f.dim() == 3, plan.batched)

@@ -6,7 +6,9 @@ acts at many positions, as a convolution does, its rows are formed if that is ch
 parameters get their rows by automatic differentiation.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from tangents.jacobian import Factor, Tangent, blocks, stack_tangents
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
-CACHE = 2**20  # bytes that a core keeps at hand
+TOGETHER = 16  # outputs that one pass backward brings back, unless there are convolutions
 
 
 def owners(module: nn.Module) -> dict[str, nn.Module]:
@@ -48,10 +50,60 @@ def qualified(layer: str, parameter: str) -> str:
     return f"{layer}.{parameter}" if layer else parameter
 
 
+class Share(NamedTuple):
+    """What one layer contributes: its factors but for b, and how b comes from signals.
+
+    A factor lacks (weight, bias, shape, scale, a), see `Factor`. `signals` takes those of the
+    layer's calls, (*s, r, n, ...) for r outputs, to the b of each factor, (*s, r, n, q, o).
+    """
+
+    factors: list[tuple]
+    signals: Callable[[list[Tensor]], list[Tensor]]
+    calls: int
+    passing: int = 0  # numbers that it keeps until all signals have come
+
+
 def structured(
-    module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
+    module: nn.Module, params: Params, x: Tensor, names: frozenset[str], size: int
 ) -> tuple[Tensor, list[Factor]]:
-    """The outputs, and the factors of the layers `names` that are called as they must be."""
+    """The outputs, and the factors of the layers `names` that are called as they must be.
+
+    `size` examples are taken at a time. A pass backward brings several outputs back at once; but
+    one where there are convolutions, which are slower so.
+    """
+    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules())
+    values, inputs, found = [], [], []
+    for i in blocks(len(x), size):
+        f, places, shares = _recorded(module, params, x[i], names)
+        values.append(f.detach())
+        inputs.append([a for share in shares for *_, a in share.factors])
+        axis, c = f.dim() - 2, f.shape[-1]
+        for k in blocks(c if places else 0, 1 if convolves else TOGETHER):
+            signals = iter(_backward(f, places, k))
+            b = [v for s in shares for v in s.signals([next(signals) for _ in range(s.calls)])]
+            if (k.stop - k.start, i.stop - i.start) == (c, len(x)):
+                found = b
+                continue
+            lead = (*f.shape[:axis], c, len(x))
+            found = found or [v.new_empty(*lead, *v.shape[axis + 2 :]) for v in b]
+            for whole, v in zip(found, b, strict=True):
+                whole[(*[slice(None)] * axis, k, i)] = v
+    factors = []
+    for (*kind, _), b, *a in zip(
+        [kind for share in shares for kind in share.factors], found, *inputs, strict=True
+    ):
+        a = a[0] if len(a) == 1 or a[0] is None else torch.cat(a, axis)
+        factors.append(Factor(*kind, a, b))
+    return values[0] if len(values) == 1 else torch.cat(values, axis), factors
+
+
+def passing(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
+    """Numbers that `structured` holds beside the factors until the passes backward are done."""
+    return sum(share.passing for share in _recorded(module, params, x, names)[2])
+
+
+def _recorded(module, params: Params, x: Tensor, names: frozenset[str]):
+    """The outputs, where signals are wanted in the graph behind them, and the layers' shares."""
     layers = {k: v for k, v in owners(module).items() if k in names}
     calls: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
 
@@ -66,7 +118,6 @@ def structured(
     with hooked(handles), torch.enable_grad():
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         f = functional_call(module, leaves, (x,))
-        totals = f.flatten(0, -2).sum(0).unbind()  # no example has a part in another's output
     axis, n = f.dim() - 2, len(x)
 
     def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
@@ -77,89 +128,92 @@ def structured(
 
     kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
     places = [z for each in kept.values() for _, z, _ in each]
-    f, c, factors = f.detach(), len(totals), []
-    signals = [z.new_empty(*z.shape[:axis], c, *z.shape[axis:]) for z in places]
-    for k, total in enumerate(totals if places else ()):
-        found = torch.autograd.grad(total, places, retain_graph=k + 1 < c, materialize_grads=True)
-        if c == 1:
-            signals = [gradient.unsqueeze(axis) for gradient in found]
-            break
-        for signal, gradient in zip(signals, found, strict=True):
-            signal.select(axis, k).copy_(gradient)
-    returned = iter(signals)
-    for name, each in kept.items():
-        inputs, b = [a for a, *_ in each], [next(returned) for _ in each]
-        factors += _factors(name, layers[name], n, inputs, b, axis)
-    return f, factors
+    shares = [
+        _share(name, layers[name], n, [a for a, *_ in each], [z.detach() for _, z, _ in each], axis)
+        for name, each in kept.items()
+    ]
+    return f, places, shares
 
 
-def _factors(name, layer, n, inputs, signals, axis) -> list[Factor]:
-    """The factors of one layer from its calls: inputs (*s, n, ...), signals (*s, c, n, ...)."""
+@torch.enable_grad()
+def _backward(f: Tensor, places: list[Tensor], k: slice) -> list[Tensor]:
+    """The gradients of the outputs k, (*s, k, n, ...) for each place (*s, n, ...)."""
+    axis = f.dim() - 2
+    totals = f.flatten(0, -2).sum(0)[k]  # no example has a part in another's output
+    r = len(totals)
+    found = None
+    if r > 1:
+        eye = torch.eye(r, dtype=f.dtype, device=f.device)
+        with suppress(RuntimeError):  # what vmap cannot do
+            found = _gradients(totals, places, eye, True)
+    if found is None:
+        each = [_gradients(total, places) for total in totals.unbind()]
+        found = [v[0].unsqueeze(0) if r == 1 else torch.stack(v) for v in zip(*each, strict=True)]
+    return [v.movedim(0, axis) for v in found]
+
+
+def _gradients(totals, places: list[Tensor], weights=None, batched: bool = False) -> list[Tensor]:
+    lead = (len(totals),) if batched else ()
+    options = dict(retain_graph=True, allow_unused=True, is_grads_batched=batched)
+    found = torch.autograd.grad(totals, places, weights, **options)
+    return [
+        z.new_zeros(*lead, *z.shape) if v is None else v for v, z in zip(found, places, strict=True)
+    ]
+
+
+def _share(name, layer, n, inputs, outputs, axis) -> Share:
+    """The share of a layer from its calls: inputs (*s, n, ...) and outputs alike."""
     weight, bias = qualified(name, "weight"), qualified(name, "bias")
     bias = bias if getattr(layer, "bias", None) is not None else None
-    shape, scale = layer.weight.shape, getattr(layer, "scale", 1.0)
+    shape, scale, calls = layer.weight.shape, getattr(layer, "scale", 1.0), len(inputs)
+    formed = [(weight, None, shape, 1.0, None)]
+    formed += [(bias, None, shape[:1], 1.0, None)] if bias else []
     if isinstance(layer, _NORMS):
-        return _norm_factors(layer, weight, bias, shape, inputs, signals)
+        return Share(formed, _norm_signals(layer, inputs), calls)
     if isinstance(layer, nn.Embedding):
-        a = torch.cat([v.reshape(len(v), -1) for v in inputs], -1)
-        b = torch.cat([v.reshape(*v.shape[:2], -1, shape[-1]) for v in signals], -2)
-        return [Factor(weight, None, shape, 1.0, a, b)]
+        a = _joined([v.reshape(len(v), -1) for v in inputs], -1)
+
+        def vectors(signals):
+            return _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
+
+        return Share([(weight, None, shape, 1.0, a)], lambda signals: [vectors(signals)], calls)
+    lead, g = outputs[0].shape[:axis], getattr(layer, "groups", 1)
     if isinstance(layer, nn.Linear):
-        *s, c = signals[0].shape[: axis + 1]
-        a = [
-            v.reshape(*(s if v.dim() + 1 == z.dim() else ()), n, -1, layer.in_features)
-            for v, z in zip(inputs, signals, strict=True)
+        of_each = [
+            v.shape[: v.dim() - z.dim() + axis] for v, z in zip(inputs, outputs, strict=True)
         ]
-        a = [v.expand(*s, *v.shape[-3:]) for v in a]
-        b = [z.reshape(*s, c, n, -1, shape[0]) for z in signals]
+        a = [v.reshape(*s, n, 1, -1, shape[1]) for v, s in zip(inputs, of_each, strict=True)]
+
+        def vectors(signals):  # (*s, r, n, q, o)
+            return _joined([z.reshape(*z.shape[: axis + 1], n, -1, shape[0]) for z in signals], -2)
+
     else:
-        if layer.groups > 1:
-            return _grouped_convolution(layer, weight, bias, shape, scale, inputs, signals, axis)
-        positions = sum(z.shape[axis + 3 :].numel() for z in signals)
-        if not _factored(positions, shape[0], shape[1:].numel()):
-            rows = sum(
-                _convolution_rows(layer, x, z, axis) for x, z in zip(inputs, signals, strict=True)
-            )
-            shifts = sum(z.flatten(axis + 3).sum(-1) for z in signals) if bias else None
-            return _formed(weight, bias, shape, rows.mul_(scale), shifts)
-        a = [_patches(layer, v).mT for v in inputs]
-        a = [v.expand(*z.shape[:axis], *v.shape[-3:]) for v, z in zip(a, signals, strict=True)]
-        b = [z.flatten(axis + 3).mT for z in signals]
-    a, b = (v[0] if len(v) == 1 else torch.cat(v, -2) for v in (a, b))
-    factor = Factor(weight, bias, shape, scale, a, b)
-    if _factored(b.shape[-2], b.shape[-1], a.shape[-1]):
-        return [factor]
-    return _formed(weight, bias, shape, factor.rows(), b.sum(-2) if bias else None)
+        a = [_patches(layer, v).unflatten(-2, (g, -1)).mT for v in inputs]
+
+        def vectors(signals):
+            return _joined([z.flatten(axis + 3) for z in signals], -1).mT
+
+    a = _joined([v.expand(*lead, *v.shape[-4:]) for v in a], -2)  # (*s, n, g, q, i)
+    if g == 1 and _factored(a.shape[-2], shape[0], a.shape[-1]):
+        factor = (weight, bias, shape, scale, a.squeeze(-3))
+        return Share([factor], lambda signals: [vectors(signals)], calls)
+
+    def rows(signals):
+        b = vectors(signals)
+        summed = b.mT.unflatten(-2, (g, -1)) @ a.unsqueeze(axis)
+        summed = summed.flatten(-3) if scale == 1 else summed.flatten(-3).mul_(scale)
+        return [v.unsqueeze(-2) for v in ((summed, b.sum(-2)) if bias else (summed,))]
+
+    return Share(formed, rows, calls, a.numel() if inputs[0].numel() < a.numel() else 0)
+
+
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
 
 
 def _factored(q: int, o: int, i: int) -> bool:
     """Whether q positions cost fewer operations as they are than summed into an (o, i) row."""
     return q == 1 or q * q * (o + i) < o * i
-
-
-def _formed(weight, bias, shape, rows: Tensor, shifts: Tensor | None) -> list[Factor]:
-    """The factors of a weight and a bias whose rows (*s, c, n, p) are at hand."""
-    found = [Factor(weight, None, shape, 1.0, None, rows.unsqueeze(-2))]
-    if bias:
-        found.append(Factor(bias, None, shape[:1], 1.0, None, shifts.unsqueeze(-2)))
-    return found
-
-
-def _convolution_rows(layer: nn.Module, x: Tensor, z: Tensor, axis: int) -> Tensor:
-    """sum_q z_q a_q^T over positions, (*s, c, n, o i k k), from inputs x and signals z.
-
-    The patches a outweigh the inputs many times: they are made for so few examples at a time that
-    they stay in the cache.
-    """
-    z = z.flatten(axis + 3)
-    *lead, o, q = z.shape
-    rows = z.new_empty(*lead, layer.weight[0].numel() * o)
-    first = x.dim() - layer.weight.dim()  # the axis of the examples in x
-    each = x.shape[:first].numel() * layer.weight[0].numel() * q * x.element_size()
-    for i in blocks(lead[-1], max(1, CACHE // each)):
-        a = _patches(layer, x[(slice(None),) * first + (i,)]).unsqueeze(-4).mT
-        rows[..., i, :] = (z[..., i, :, :] @ a).flatten(-2)
-    return rows
 
 
 def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
@@ -174,38 +228,28 @@ def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return F.unfold(x, k, d, 0, s).unflatten(0, lead)
 
 
-def _grouped_convolution(layer, weight, bias, shape, scale, inputs, signals, axis):
-    """Rows formed group by group; the groups' weights follow each other in the tensor."""
-    g, rows, shifts = layer.groups, 0, 0
-    for x, z in zip(inputs, signals, strict=True):
-        a = _patches(layer, x).unflatten(-2, (g, -1))  # (*s, n, g, i k k, q)
-        b = z.flatten(axis + 3).unflatten(-2, (g, -1))  # (*s, c, n, g, o, q)
-        rows = rows + (b @ a.mT.unsqueeze(axis)).flatten(-3)
-        shifts = shifts + b.sum(-1).flatten(-2)
-    return _formed(weight, bias, shape, scale * rows, shifts)
-
-
-def _norm_factors(layer, weight, bias, shape, inputs, signals) -> list[Factor]:
+def _norm_signals(layer, inputs: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
     """A normalisation's scale and shift: the signals, times the normalised inputs for the scale."""
     plain = {"weight": torch.ones_like(layer.weight)}
-    if bias:
+    if getattr(layer, "bias", None) is not None:
         plain["bias"] = torch.zeros_like(layer.bias)
+    with torch.no_grad():
+        normal = [
+            functional_call(layer, {k: v.to(x) for k, v in plain.items()}, (x,)) for x in inputs
+        ]
 
-    def summed(v: Tensor) -> Tensor:  # (c, n, ...) to the parameter's shape
+    def summed(v: Tensor) -> Tensor:  # (r, n, ...) to the parameter's shape
         if isinstance(layer, nn.LayerNorm):
             v = v.flatten(2).unflatten(-1, (-1, layer.weight.numel())).sum(2)
         else:
             v = v.flatten(3).sum(-1) if v.dim() > 3 else v
         return v.unsqueeze(-2)
 
-    scaled = shifted = 0
-    for x, z in zip(inputs, signals, strict=True):
-        ones = {k: v.to(x) for k, v in plain.items()}
-        with torch.no_grad():
-            scaled = scaled + summed(z * functional_call(layer, ones, (x,)))
-        shifted = shifted + summed(z)
-    found = [Factor(weight, None, shape, 1.0, None, scaled)]
-    return found + ([Factor(bias, None, shape, 1.0, None, shifted)] if bias else [])
+    def signals(given: list[Tensor]) -> list[Tensor]:
+        scaled = sum(summed(z * v) for z, v in zip(given, normal, strict=True))
+        return [scaled, sum(summed(z) for z in given)][: len(plain)]
+
+    return signals
 
 
 def general(
