@@ -16,6 +16,7 @@ from torch import Tensor
 from tangents.functional import Params
 
 OUTPUTS = ("full", "diagonal", "trace")
+LONG = 4096  # entries of a row that fill the cache by themselves
 TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
 
 
@@ -91,7 +92,8 @@ class Tangent:
         m, full, trace = right.value.shape[-2], outputs == "full", outputs == "trace"
         found = self.value.new_zeros(*s, 1 if trace else c, n, c if full else 1, m)
         positions = max((f.b.shape[-2] for t in (self, right) for f in t.factors), default=1)
-        size = max(1, TILE // positions)  # the examples of a tile
+        long = any(f.b.shape[-1] > LONG for f in self.factors)
+        size = max(1, (TILE // 4 if long else TILE) // positions)  # the examples of a tile
         group = max(1, size // max(n, m)) if full else c if trace else 1  # and its outputs
         pairs = list(zip(self.factors, right.factors, strict=True))
 

@@ -31,10 +31,7 @@ def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
     for a module that is not a map of single examples.
     """
     b = stacked(module, params)
-    plan = _plan(module, params, x, b)
-    if b and not plan.stacks:
-        return stack_tangents([tangent(module, select(params, i), x) for i in range(b)])
-    return _tangent(module, params, x, plan, b)
+    return _tangent(module, params, x, _plan(module, params, x, b), b)
 
 
 def ntk(
@@ -74,6 +71,7 @@ class Work:
     x1: Tensor
     x2: Tensor | None
     outputs: str
+    kind: "Plan"
     size: int
     shape: tuple[int, ...]  # of the whole kernel
     axis: int  # of the rows
@@ -82,8 +80,9 @@ class Work:
     @classmethod
     def plan(cls, module, params, x1, x2, outputs, budget) -> "Work":
         """Arguments and errors as for `ntk`; blocks of a size that suits the budget."""
-        for name, values in {**params, "x1": x1, "x2": x1 if x2 is None else x2}.items():
-            _require(_finite(values), f"{name} holds values that are not finite")
+        for name, values in {**params, "x1": x1, "x2": x2}.items():
+            finite = values is None or _finite(values)
+            _require(finite, f"{name} holds values that are not finite")
         other = "" if x2 is None else f", x2 has {tuple(x2.shape[1:])} and {x2.dtype}"
         alike = x2 is None or (x1.shape[1:], x1.dtype) == (x2.shape[1:], x2.dtype)
         _require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
@@ -98,7 +97,7 @@ class Work:
         row = 4 * each * kind.held  # rows and columns, and as much on the way to them
         entry = 2 * each * math.prod(ends)
         size = int(2 * budget / (row + (row**2 + 4 * entry * budget) ** 0.5))
-        return cls(module, params, x1, x2, outputs, max(1, size), shape, len(lead))
+        return cls(module, params, x1, x2, outputs, kind, max(1, size), shape, len(lead))
 
     def places(self) -> list[tuple[slice, slice]]:
         """(rows, columns) of the blocks: the lower triangle of a symmetric kernel."""
@@ -124,11 +123,10 @@ class Work:
             out[(*before, j, i)] = tile.swapaxes(-1, -2) if self.outputs == "full" else tile
 
     def _jacobian(self, x: Tensor, index: slice) -> Tangent:
-        found = tangent(self.module, self.params, x[index])
-        _require(
-            _finite(found.value),
-            f"the output is not finite for the inputs {index.start} to {index.stop}",
-        )
+        b = self.shape[0] if self.axis else 0
+        found = _tangent(self.module, self.params, x[index], self.kind, b)
+        message = f"the output is not finite for the inputs {index.start} to {index.stop}"
+        _require(_finite(found.value), message)
         return found
 
 
@@ -156,6 +154,7 @@ class Plan(NamedTuple):
     unit: int  # bytes of a number
     held: float  # numbers in the factors of one example
     passing: float  # numbers that stand beside them until the passes backward are done
+    images: bool = False  # whether convolutions get their images channels last, as they like them
     batched: bool = True  # whether the general rows come right for all examples at once
     stacks: bool = False  # whether the module takes a stack of networks as it is
 
@@ -226,8 +225,9 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
             agreeing |= {k for k in got if _near(got[k], want[k])}
         return agreeing
 
-    known = frozenset(candidates(module))
-    agreeing = right(*structured(module, params, x, known, len(x)))
+    known, images = frozenset(candidates(module)), _takes_channels_last(module, params, x)
+    given = _channels_last(params, x) if images else (params, x)
+    agreeing = right(*structured(module, *given, known, len(x)))
     trusted = frozenset(
         name
         for name, layer in owners(module).items()
@@ -235,12 +235,32 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
     )
     size = passing(module, params, x, trusted) / len(x)
-    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0, size)
+    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0, size, images)
     whole = _tangent(module, params, x, plan, 0)
     held = [v.nbytes for factor in whole.factors for v in (factor.a, factor.b) if v is not None]
     plan = plan._replace(held=sum(held) / f.element_size() / len(x))
     batched = right(whole.value, whole.factors) == want.keys()
     return plan if batched else plan._replace(batched=False)
+
+
+def _takes_channels_last(module: nn.Module, params: Params, x: Tensor) -> bool:
+    """Whether there are images to convolve, and the module runs with their channels last."""
+    if x.dim() != 4 or not any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
+        return False
+    params, x = _channels_last(params, x)
+    try:
+        with torch.no_grad():
+            functional_call(module, params, (x,))
+    except RuntimeError:  # of views that its memory does not admit
+        return False
+    return True
+
+
+def _channels_last(params: Params, x: Tensor) -> tuple[Params, Tensor]:
+    def last(v: Tensor) -> Tensor:
+        return v.to(memory_format=torch.channels_last) if v.dim() == 4 else v
+
+    return {k: last(v) for k, v in params.items()}, last(x)
 
 
 def _shaken(module: nn.Module, params: Params, x: Tensor, seed: int = 0) -> tuple[Params, Tensor]:
@@ -268,8 +288,12 @@ def _near(got: Tensor, want: Tensor) -> bool:
 
 
 def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan, b: int) -> Tangent:
+    if b and not plan.stacks:
+        each = (_tangent(module, select(params, i), x, plan, 0) for i in range(b))
+        return stack_tangents(list(each))
     size = int(PASSING / max(1, max(b, 1) * plan.unit * plan.passing))
-    f, factors = structured(module, params, x, plan.structured, max(1, size))
+    given = _channels_last(params, x) if plan.images and not b else (params, x)
+    f, factors = structured(module, *given, plan.structured, max(1, size))
     done = {name for factor in factors for name in (factor.weight, factor.bias)}
     others = [k for k in params if k not in done]
     factors += general(module, params, x, others, f.dim() == 3, plan.batched)

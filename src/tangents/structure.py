@@ -53,12 +53,13 @@ def qualified(layer: str, parameter: str) -> str:
 class Share(NamedTuple):
     """What one layer contributes: its factors but for b, and how b comes from signals.
 
-    A factor lacks (weight, bias, shape, scale, a), see `Factor`. `signals` takes those of the
-    layer's calls, (*s, r, n, ...) for r outputs, to the b of each factor, (*s, r, n, q, o).
+    A factor is known by (weight, bias, shape, scale, a), see `Factor`. `signals` takes those of the
+    layer's calls, (*s, r, n, ...) for r outputs, to the b of each factor, (*s, r, n, q, o), and
+    may write it where it shall go.
     """
 
     factors: list[tuple]
-    signals: Callable[[list[Tensor]], list[Tensor]]
+    signals: Callable[[list[Tensor], list[Tensor] | None], list[Tensor]]
     calls: int
     passing: int = 0  # numbers that it keeps until all signals have come
 
@@ -78,23 +79,28 @@ def structured(
         values.append(f.detach())
         inputs.append([a for share in shares for *_, a in share.factors])
         axis, c = f.dim() - 2, f.shape[-1]
+        before = (slice(None),) * axis
         for k in blocks(c if places else 0, 1 if convolves else TOGETHER):
             signals = iter(_backward(f, places, k))
-            b = [v for s in shares for v in s.signals([next(signals) for _ in range(s.calls)])]
-            if (k.stop - k.start, i.stop - i.start) == (c, len(x)):
-                found = b
-                continue
-            lead = (*f.shape[:axis], c, len(x))
-            found = found or [v.new_empty(*lead, *v.shape[axis + 2 :]) for v in b]
-            for whole, v in zip(found, b, strict=True):
-                whole[(*[slice(None)] * axis, k, i)] = v
+            parts = [b[(*before, k, i)] for b in found]
+            new = []
+            for share in shares:
+                given = [next(signals) for _ in range(share.calls)]
+                new += share.signals(given, parts[len(new) :])
+            if new[0].shape[axis : axis + 2] == (c, len(x)):
+                found = new
+            elif not found:
+                lead = (*f.shape[:axis], c, len(x))
+                found = [v.new_empty(*lead, *v.shape[axis + 2 :]) for v in new]
+                parts = [b[(*before, k, i)] for b in found]
+            for part, v in zip(parts, new, strict=found is not new):
+                if part.data_ptr() != v.data_ptr():
+                    part.copy_(v)
+    kinds = [kind for share in shares for *kind, _ in share.factors]
     factors = []
-    for (*kind, _), b, *a in zip(
-        [kind for share in shares for kind in share.factors], found, *inputs, strict=True
-    ):
-        a = a[0] if len(a) == 1 or a[0] is None else torch.cat(a, axis)
-        factors.append(Factor(*kind, a, b))
-    return values[0] if len(values) == 1 else torch.cat(values, axis), factors
+    for kind, b, *a in zip(kinds, found, *inputs, strict=True):
+        factors.append(Factor(*kind, None if a[0] is None else _joined(a, axis), b))
+    return _joined(values, axis), factors
 
 
 def passing(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
@@ -176,7 +182,7 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
         def vectors(signals):
             return _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
 
-        return Share([(weight, None, shape, 1.0, a)], lambda signals: [vectors(signals)], calls)
+        return Share([(weight, None, shape, 1.0, a)], lambda given, into: [vectors(given)], calls)
     lead, g = outputs[0].shape[:axis], getattr(layer, "groups", 1)
     if isinstance(layer, nn.Linear):
         of_each = [
@@ -196,13 +202,15 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     a = _joined([v.expand(*lead, *v.shape[-4:]) for v in a], -2)  # (*s, n, g, q, i)
     if g == 1 and _factored(a.shape[-2], shape[0], a.shape[-1]):
         factor = (weight, bias, shape, scale, a.squeeze(-3))
-        return Share([factor], lambda signals: [vectors(signals)], calls)
+        return Share([factor], lambda given, into: [vectors(given)], calls)
 
-    def rows(signals):
-        b = vectors(signals)
-        summed = b.mT.unflatten(-2, (g, -1)) @ a.unsqueeze(axis)
-        summed = summed.flatten(-3) if scale == 1 else summed.flatten(-3).mul_(scale)
-        return [v.unsqueeze(-2) for v in ((summed, b.sum(-2)) if bias else (summed,))]
+    def rows(given, into):
+        b, a_of_all = vectors(given), a.unsqueeze(axis)
+        each = (g, shape[0] // g, a.shape[-1])
+        out = into[0].unflatten(-1, each).squeeze(-4) if into else None
+        summed = torch.matmul(b.mT.unflatten(-2, each[:2]), a_of_all, out=out)
+        summed = summed if scale == 1 else summed.mul_(scale)
+        return [v.unsqueeze(-2) for v in (summed.flatten(-3), b.sum(-2))][: len(formed)]
 
     return Share(formed, rows, calls, a.numel() if inputs[0].numel() < a.numel() else 0)
 
@@ -228,7 +236,7 @@ def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return F.unfold(x, k, d, 0, s).unflatten(0, lead)
 
 
-def _norm_signals(layer, inputs: list[Tensor]) -> Callable[[list[Tensor]], list[Tensor]]:
+def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
     """A normalisation's scale and shift: the signals, times the normalised inputs for the scale."""
     plain = {"weight": torch.ones_like(layer.weight)}
     if getattr(layer, "bias", None) is not None:
@@ -245,7 +253,7 @@ def _norm_signals(layer, inputs: list[Tensor]) -> Callable[[list[Tensor]], list[
             v = v.flatten(3).sum(-1) if v.dim() > 3 else v
         return v.unsqueeze(-2)
 
-    def signals(given: list[Tensor]) -> list[Tensor]:
+    def signals(given: list[Tensor], into: list[Tensor] | None) -> list[Tensor]:
         scaled = sum(summed(z * v) for z, v in zip(given, normal, strict=True))
         return [scaled, sum(summed(z) for z in given)][: len(plain)]
 
