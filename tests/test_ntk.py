@@ -94,17 +94,68 @@ def test_forward_and_backward_are_adjoint(case):
 
 @pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
 @pytest.mark.parametrize("stacked", [False, True])
-def test_tiles_and_blocks_change_nothing(outputs, stacked, monkeypatch):
-    module, x, x2 = models.MLP(3, 5, 2, c=2), normal(11, 3), normal(7, 3, seed=1)
+@pytest.mark.parametrize("images", [False, True])
+def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
+    module = models.ConvNet(2, 2, c=3) if images else models.MLP(3, 5, 2, c=3)
+    shape = (2, 19, 19) if images else (3,)
+    x, x2 = normal(11, *shape), normal(7, *shape, seed=1)
     params = models.initialise_stack(module, [0, 1]) if stacked else models.initialise(module, 0)
-    want = [ntk(module, params, x, other, outputs) for other in (None, x2)]
-    tight = [ntk(module, params, x, other, outputs, budget=1e4) for other in (None, x2)]
-    monkeypatch.setattr("tangents.jacobian.TILE", 4)
-    tiled = [ntk(module, params, x, other, outputs) for other in (None, x2)]
-    for got in (tight, tiled):
-        for one, other in zip(got, want, strict=True):
+
+    def kernels(**options):
+        return [ntk(module, params, x, other, outputs, **options) for other in (None, x2)]
+
+    want = kernels()
+    got = [kernels(budget=1e4)]
+    for constant, value in (
+        ("jacobian.TILE", 4),
+        ("jacobian.LONG", 1),
+        ("structure.TOGETHER", 2),
+        ("ntk.PASSING", 2**12),
+    ):
+        monkeypatch.setattr(f"tangents.{constant}", value)
+        got.append(kernels())
+    for kernel in got:
+        for one, other in zip(kernel, want, strict=True):
             close(one, other)
-    assert TILE > 11 * 2
+    assert TILE > 11 * 3
+
+
+def test_a_gradient_that_takes_one_output_at_a_time():
+    class Looks(torch.autograd.Function):
+        """The identity, whose gradient asks for a number."""
+
+        generate_vmap_rule = False
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * (1.0 if gradient.sum().item() < 1e9 else 2.0)
+
+    module = Applied(lambda m, x: m.b(Looks.apply(m.a(x))), a=nn.Linear(3, 4), b=nn.Linear(4, 3))
+    params = {k: p.detach() for k, p in module.double().named_parameters()}
+    x = normal(4, 3)
+    plain = nn.Sequential(module.a, module.b)
+    J = jacobian(
+        plain,
+        dict(zip(("0.weight", "0.bias", "1.weight", "1.bias"), params.values(), strict=True)),
+        x,
+    )
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def test_images_that_must_lie_in_one_piece():
+    """A view that channels last does not admit: the images stay as they are."""
+    module = Applied(
+        lambda m, x: m.read(m.conv(x).view(len(x), -1)),
+        conv=nn.Conv2d(2, 3, 2),
+        read=nn.Linear(12, 2),
+    ).double()
+    params, x = {k: p.detach() for k, p in module.named_parameters()}, normal(3, 2, 3, 3)
+    J = jacobian(module, params, x)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
 
 
 @given(

@@ -87,15 +87,15 @@ class Tangent:
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
         alike = other is None or self._kind() == other._kind()
         _require(alike, "the two Jacobians are not of one network")
-        right = other or self
+        second = other or self
         *s, n, c = self.value.shape
-        m, full, trace = right.value.shape[-2], outputs == "full", outputs == "trace"
+        m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
         found = self.value.new_zeros(*s, 1 if trace else c, n, c if full else 1, m)
-        positions = max((f.b.shape[-2] for t in (self, right) for f in t.factors), default=1)
+        positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         long = any(f.b.shape[-1] > LONG for f in self.factors)
         size = max(1, (TILE // 4 if long else TILE) // positions)  # the examples of a tile
         group = max(1, size // max(n, m)) if full else c if trace else 1  # and its outputs
-        pairs = list(zip(self.factors, right.factors, strict=True))
+        pairs = list(zip(self.factors, second.factors, strict=True))
 
         def tile(k: slice, i: slice, p: slice, j: slice) -> Tensor:
             return found[..., k, i, p if full else slice(None), j]

@@ -1,13 +1,12 @@
 """Kernel matrices: how far apart two are, what a fixed one learns, and infinite width."""
 
+import itertools
 import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from tangents.jacobian import blocks
 
 Kernel = Float[Tensor, "*#b n m"]  # one, or a stack
 TILE = 256  # of a kernel in closed form: what one pass works on stays in the cache
@@ -84,13 +83,16 @@ def fully_connected(
     sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
     nngp = x1.new_empty(len(x1), len(sides[-1].x))
     ntk = torch.empty_like(nngp)
-    for i in blocks(len(x1), TILE):
-        for j in blocks(i.stop if same else len(x2), TILE):
-            tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
-            for whole, tile in zip((nngp, ntk), tiles, strict=True):
-                whole[i, j] = tile
-                if same and i != j:
-                    whole[j, i] = tile.mT
+    starts = [range(0, len(side.x), TILE) for side in (sides[0], sides[-1])]
+    for i, j in itertools.product(*starts):
+        if same and j > i:
+            continue
+        i, j = slice(i, i + TILE), slice(j, j + TILE)
+        tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
+        for whole, tile in zip((nngp, ntk), tiles, strict=True):
+            whole[i, j] = tile
+            if same and i != j:
+                whole[j, i] = tile.mT
     return nngp, ntk
 
 

@@ -5,7 +5,8 @@ gradient proves to agree with automatic differentiation; all else comes from the
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,8 +16,16 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from tangents.functional import Params, select, stack, stacked
-from tangents.jacobian import OUTPUTS, Tangent, blocks, stack_tangents
-from tangents.structure import candidates, general, owners, passing, qualified, structured
+from tangents.jacobian import OUTPUTS, Factor, Tangent, blocks, stack_tangents
+from tangents.structure import (
+    candidates,
+    each_output,
+    general,
+    owners,
+    passing,
+    qualified,
+    structured,
+)
 
 PASSING = 2**25  # bytes of what is only needed on the way, where it can be had in parts
 
@@ -72,6 +81,7 @@ class Work:
     x2: Tensor | None
     outputs: str
     kind: "Plan"
+    stream: bool  # whether the trace is summed output by output: long rows are not all held
     size: int
     shape: tuple[int, ...]  # of the whole kernel
     axis: int  # of the rows
@@ -94,10 +104,12 @@ class Work:
         ends = (kind.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
         shape, each = (*lead, n, m, *ends), math.prod(lead) * kind.unit
         budget = _free(x1.device) / 4 if budget is None else budget
-        row = 4 * each * kind.held  # rows and columns, and as much on the way to them
+        stream = outputs == "trace" and kind.passing > 0 and kind.outputs > 1
+        held = kind.held / kind.outputs + kind.passing if stream else kind.held
+        row = 4 * each * held  # rows and columns, and as much on the way to them
         entry = 2 * each * math.prod(ends)
         size = int(2 * budget / (row + (row**2 + 4 * entry * budget) ** 0.5))
-        return cls(module, params, x1, x2, outputs, kind, max(1, size), shape, len(lead))
+        return cls(module, params, x1, x2, outputs, kind, stream, max(1, size), shape, len(lead))
 
     def places(self) -> list[tuple[slice, slice]]:
         """(rows, columns) of the blocks: the lower triangle of a symmetric kernel."""
@@ -107,12 +119,18 @@ class Work:
 
     def tile(self, i: slice, j: slice) -> Tensor:
         """Theta[i, j]."""
+        same, others = self.x2 is None and i == j, self.x1 if self.x2 is None else self.x2
+        if self.stream:
+            left = self._each_output(self.x1, i)
+            if same:
+                return sum(t.gram(outputs="trace") for t in left)
+            pairs = zip(left, self._each_output(others, j), strict=True)
+            return sum(t.gram(u, "trace") for t, u in pairs)
         if self.row is None or self.row[0] != i:
             self.row = i, self._jacobian(self.x1, i)
-        if self.x2 is None and i == j:
+        if same:
             return self.row[1].gram(outputs=self.outputs)
-        columns = self._jacobian(self.x1 if self.x2 is None else self.x2, j)
-        return self.row[1].gram(columns, self.outputs)
+        return self.row[1].gram(self._jacobian(others, j), self.outputs)
 
     def put(self, tile, i: slice, j: slice, out) -> None:
         """Writes a block, and its mirror image if the kernel is symmetric, into `out`."""
@@ -122,12 +140,22 @@ class Work:
             tile = tile.swapaxes(self.axis, self.axis + 1)
             out[(*before, j, i)] = tile.swapaxes(-1, -2) if self.outputs == "full" else tile
 
-    def _jacobian(self, x: Tensor, index: slice) -> Tangent:
-        b = self.shape[0] if self.axis else 0
-        found = _tangent(self.module, self.params, x[index], self.kind, b)
-        message = f"the output is not finite for the inputs {index.start} to {index.stop}"
-        _require(_finite(found.value), message)
-        return found
+    def _jacobian(self, x: Tensor, i: slice) -> Tangent:
+        return _checked(_tangent(self.module, self.params, x[i], self.kind, self._stack), i)
+
+    def _each_output(self, x: Tensor, i: slice) -> Iterator[Tangent]:
+        found = _each_output(self.module, self.params, x[i], self.kind, self._stack)
+        return (_checked(t, i) for t in found)
+
+    @property
+    def _stack(self) -> int:
+        return self.shape[0] if self.axis else 0
+
+
+def _checked(found: Tangent, i: slice) -> Tangent:
+    message = f"the output is not finite for the inputs {i.start} to {i.stop}"
+    _require(_finite(found.value), message)
+    return found
 
 
 def _finite(values: Tensor) -> bool:
@@ -209,20 +237,35 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     message = "the output of one example depends on the others in its batch"
     _require(_near(alone, f.detach()[:1]), message)
     u = torch.linspace(0.5, 1.5, f.numel(), dtype=f.dtype, device=f.device).view_as(f)
-    names = list(leaves)
+    rows = {k: _direction(v) for k, v in params.items()}
+
+    def seen(k: str, gradient: Tensor) -> Tensor:
+        return gradient if rows[k] is None else gradient.flatten(1) @ rows[k]
+
+    def keep(k: str):  # each gradient by its product with a vector: a large layer's is held once
+        def hook(leaf: Tensor) -> None:
+            want[k], leaf.grad = seen(k, leaf.grad), None
+
+        return hook
+
+    want = {k: v.new_zeros(v.shape[:1]) for k, v in params.items()}
+    for k, leaf in leaves.items():
+        leaf.register_post_accumulate_grad_hook(keep(k))
     with torch.enable_grad():
-        probe = (f * u).sum()
-    found = torch.autograd.grad(probe, [*leaves.values()], allow_unused=True)
-    want = {
-        k: torch.zeros_like(leaves[k]) if g is None else g
-        for k, g in zip(names, found, strict=True)
-    }
+        (f * u).sum().backward(inputs=[*leaves.values()])
 
     def right(value: Tensor, factors) -> set[str]:
         agreeing = set()
-        for factor in factors:  # one at a time: a large layer's gradients are held but twice
+        for factor in factors:
+            summed = factor.a is not None and factor.a.is_floating_point()
+            if summed:
+                a = (factor.a @ rows[factor.weight]).unsqueeze(-1)
+                factor = replace(factor, a=a, shape=(factor.shape[0], 1))
             got = Tangent(value, (factor,)).backward(u)
-            agreeing |= {k for k in got if _near(got[k], want[k])}
+            for k, v in got.items():
+                v = v[:, 0] if summed and k == factor.weight else seen(k, v)
+                if _near(v, want[k]):
+                    agreeing.add(k)
         return agreeing
 
     known, images = frozenset(candidates(module)), _takes_channels_last(module, params, x)
@@ -241,6 +284,14 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     plan = plan._replace(held=sum(held) / f.element_size() / len(x))
     batched = right(whole.value, whole.factors) == want.keys()
     return plan if batched else plan._replace(batched=False)
+
+
+def _direction(v: Tensor) -> Tensor | None:
+    """A vector to multiply the rows of a gradient with; None for a gradient that has none."""
+    if v.dim() < 2:
+        return None
+    generator = Generator(v.device).manual_seed(v.numel())
+    return torch.randn(v[0].numel(), generator=generator, dtype=v.dtype, device=v.device)
 
 
 def _takes_channels_last(module: nn.Module, params: Params, x: Tensor) -> bool:
@@ -272,9 +323,9 @@ def _shaken(module: nn.Module, params: Params, x: Tensor, seed: int = 0) -> tupl
     def near(v: Tensor) -> Tensor:
         if not v.is_floating_point():
             return v
-        size = v.abs().mean()
+        size = torch.linalg.vector_norm(v, 1) / v.numel()
         noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
-        return torch.where(size > 0, 0.1 * size, 0.1) * noise + v
+        return noise.mul_(torch.where(size > 0, 0.1 * size, 0.1)).add_(v)
 
     found = {k: near(v) for k, v in params.items()}, near(x)
     with torch.no_grad():
@@ -294,10 +345,28 @@ def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan, b: int) -
     size = int(PASSING / max(1, max(b, 1) * plan.unit * plan.passing))
     given = _channels_last(params, x) if plan.images and not b else (params, x)
     f, factors = structured(module, *given, plan.structured, max(1, size))
+    return Tangent(f, (*factors, *_others(module, params, x, plan, b, factors)))
+
+
+def _each_output(module, params: Params, x: Tensor, plan: Plan, b: int) -> Iterator[Tangent]:
+    """`_tangent` for one output after the other, each to be used before the next."""
+    if b and not plan.stacks:
+        each = (_each_output(module, select(params, i), x, plan, 0) for i in range(b))
+        yield from (stack_tangents([*t]) for t in zip(*each, strict=True))
+        return
+    given = _channels_last(params, x) if plan.images and not b else (params, x)
+    others = None
+    for k, (f, factors) in enumerate(each_output(module, *given, plan.structured)):
+        others = others or _others(module, params, x, plan, b, factors)
+        some = (replace(v, b=v.b[..., k : k + 1, :, :, :]) for v in others)
+        yield Tangent(f, (*factors, *some))
+
+
+def _others(module, params: Params, x: Tensor, plan: Plan, b: int, factors) -> list[Factor]:
+    """The factors of all other parameters."""
     done = {name for factor in factors for name in (factor.weight, factor.bias)}
-    others = [k for k in params if k not in done]
-    factors += general(module, params, x, others, f.dim() == 3, plan.batched)
-    return Tangent(f, tuple(factors))
+    names = [k for k in params if k not in done]
+    return general(module, params, x, names, b > 0, plan.batched)
 
 
 def _require(condition: bool, message: str) -> None:

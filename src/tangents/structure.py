@@ -6,7 +6,7 @@ acts at many positions, as a convolution does, its rows are formed if that is ch
 parameters get their rows by automatic differentiation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -53,92 +53,118 @@ def qualified(layer: str, parameter: str) -> str:
 class Share(NamedTuple):
     """What one layer contributes: its factors but for b, and how b comes from signals.
 
-    A factor is known by (weight, bias, shape, scale, a), see `Factor`. `signals` takes those of the
-    layer's calls, (*s, r, n, ...) for r outputs, to the b of each factor, (*s, r, n, q, o), and
-    may write it where it shall go.
+    A factor is known by (weight, bias, shape, scale, a), see `Factor`, and by the last two
+    dimensions (q, o) of its b. `signals` takes those of the layer's calls, (*s, r, n, ...) for r
+    outputs, to the b of each factor, (*s, r, n, q, o), and may write it where it shall go.
     """
 
     factors: list[tuple]
+    ends: list[tuple[int, int]]
     signals: Callable[[list[Tensor], list[Tensor] | None], list[Tensor]]
     calls: int
     passing: int = 0  # numbers that it keeps until all signals have come
 
 
+class Passes:
+    """A pass forward, and passes back to those layers `names` that are called as they must be.
+
+    A pass back brings several outputs; but one where there are convolutions, which are slower so.
+    """
+
+    def __init__(self, module: nn.Module, params: Params, x: Tensor, names: frozenset[str]):
+        layers = {k: v for k, v in owners(module).items() if k in names}
+        calls: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+
+        def record(name):
+            def hook(layer, inputs, output):
+                given = inputs[0].detach() if inputs else None
+                calls.setdefault(name, []).append((given, output, output._version))
+
+            return hook
+
+        handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
+        with hooked(handles), torch.enable_grad():
+            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+            self.graph = functional_call(module, leaves, (x,))
+        self.value = self.graph.detach()
+        axis, n = self.value.dim() - 2, len(x)
+
+        def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
+            if given is None or not z.requires_grad:  # called by keyword, or without gradients
+                return False
+            folded = isinstance(layer, nn.Linear) and z.shape[axis:-1].numel() % n == 0
+            return z._version == version and (folded or z.shape[axis] == n)
+
+        kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
+        self.places = [z for each in kept.values() for _, z, _ in each]
+        self.shares = []
+        for name, each in kept.items():
+            inputs, outputs = [a for a, *_ in each], [z.detach() for _, z, _ in each]
+            self.shares.append(_share(name, layers[name], n, inputs, outputs, axis))
+        convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules())
+        self.together = 1 if convolves else TOGETHER
+
+    def empty(self, c: int, n: int) -> list[Tensor]:
+        """Room for the b of each factor, of c outputs and n examples."""
+        lead = (*self.value.shape[:-2], c, n)
+        return [self.value.new_empty(*lead, *end) for share in self.shares for end in share.ends]
+
+    def signals(self, k: slice, into: list[Tensor] | None = None) -> list[Tensor]:
+        """The b of each factor for the outputs k, (*s, k, n, q, o), in tensors of that shape."""
+        returned, found = iter(_backward(self.graph, self.places, k)), []
+        for share in self.shares:
+            given = [next(returned) for _ in range(share.calls)]
+            found += share.signals(given, into and into[len(found) :])
+        for place, b in zip(into or [], found, strict=bool(into)):
+            if place.data_ptr() != b.data_ptr():
+                place.copy_(b)
+        return into or found
+
+    def inputs(self) -> list[Tensor | None]:
+        return [a for share in self.shares for *_, a in share.factors]
+
+    def factors(self, inputs: list[Tensor | None], signals: list[Tensor]) -> list[Factor]:
+        kinds = [kind for share in self.shares for *kind, _ in share.factors]
+        return [Factor(*kind, a, b) for kind, a, b in zip(kinds, inputs, signals, strict=True)]
+
+
 def structured(
     module: nn.Module, params: Params, x: Tensor, names: frozenset[str], size: int
 ) -> tuple[Tensor, list[Factor]]:
-    """The outputs, and the factors of the layers `names` that are called as they must be.
-
-    `size` examples are taken at a time. A pass backward brings several outputs back at once; but
-    one where there are convolutions, which are slower so.
-    """
-    convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules())
-    values, inputs, found = [], [], []
+    """The outputs, and the factors of the layers `names`; `size` examples are taken at a time."""
+    values, inputs, b = [], [], None
     for i in blocks(len(x), size):
-        f, places, shares = _recorded(module, params, x[i], names)
-        values.append(f.detach())
-        inputs.append([a for share in shares for *_, a in share.factors])
-        axis, c = f.dim() - 2, f.shape[-1]
-        before = (slice(None),) * axis
-        for k in blocks(c if places else 0, 1 if convolves else TOGETHER):
-            signals = iter(_backward(f, places, k))
-            parts = [b[(*before, k, i)] for b in found]
-            new = []
-            for share in shares:
-                given = [next(signals) for _ in range(share.calls)]
-                new += share.signals(given, parts[len(new) :])
-            if new[0].shape[axis : axis + 2] == (c, len(x)):
-                found = new
-            elif not found:
-                lead = (*f.shape[:axis], c, len(x))
-                found = [v.new_empty(*lead, *v.shape[axis + 2 :]) for v in new]
-                parts = [b[(*before, k, i)] for b in found]
-            for part, v in zip(parts, new, strict=found is not new):
-                if part.data_ptr() != v.data_ptr():
-                    part.copy_(v)
-    kinds = [kind for share in shares for *kind, _ in share.factors]
-    factors = []
-    for kind, b, *a in zip(kinds, found, *inputs, strict=True):
-        factors.append(Factor(*kind, None if a[0] is None else _joined(a, axis), b))
-    return _joined(values, axis), factors
+        passes = Passes(module, params, x[i], names)
+        values.append(passes.value)
+        inputs.append(passes.inputs())
+        axis, c = passes.value.dim() - 2, passes.value.shape[-1]
+        if not passes.places:
+            b = []
+        elif c <= passes.together and size >= len(x):
+            b = passes.signals(slice(0, c))
+        else:
+            b = b or passes.empty(c, len(x))
+            for k in blocks(c, passes.together):
+                passes.signals(k, [v[(*[slice(None)] * axis, k, i)] for v in b])
+    inputs = [None if a[0] is None else _joined([*a], axis) for a in zip(*inputs, strict=True)]
+    return _joined(values, axis), passes.factors(inputs, b)
+
+
+def each_output(
+    module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
+) -> Iterator[tuple[Tensor, list[Factor]]]:
+    """`structured` for one output after the other, in memory that each leaves to the next."""
+    passes = Passes(module, params, x, names)
+    b = passes.empty(1, len(x))
+    for k in blocks(passes.value.shape[-1], 1):
+        if passes.places:
+            passes.signals(k, b)
+        yield passes.value[..., k], passes.factors(passes.inputs(), b)
 
 
 def passing(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
-    """Numbers that `structured` holds beside the factors until the passes backward are done."""
-    return sum(share.passing for share in _recorded(module, params, x, names)[2])
-
-
-def _recorded(module, params: Params, x: Tensor, names: frozenset[str]):
-    """The outputs, where signals are wanted in the graph behind them, and the layers' shares."""
-    layers = {k: v for k, v in owners(module).items() if k in names}
-    calls: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
-
-    def record(name):
-        def hook(layer, inputs, output):
-            given = inputs[0].detach() if inputs else None
-            calls.setdefault(name, []).append((given, output, output._version))
-
-        return hook
-
-    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-    with hooked(handles), torch.enable_grad():
-        leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-        f = functional_call(module, leaves, (x,))
-    axis, n = f.dim() - 2, len(x)
-
-    def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
-        if given is None or not z.requires_grad:  # called by keyword, or without gradients
-            return False
-        folded = isinstance(layer, nn.Linear) and z.shape[axis:-1].numel() % n == 0
-        return z._version == version and (folded or z.shape[axis] == n)
-
-    kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
-    places = [z for each in kept.values() for _, z, _ in each]
-    shares = [
-        _share(name, layers[name], n, [a for a, *_ in each], [z.detach() for _, z, _ in each], axis)
-        for name, each in kept.items()
-    ]
-    return f, places, shares
+    """Numbers that `structured` holds beside the factors until the passes back are done."""
+    return sum(share.passing for share in Passes(module, params, x, names).shares)
 
 
 @torch.enable_grad()
@@ -174,15 +200,17 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     shape, scale, calls = layer.weight.shape, getattr(layer, "scale", 1.0), len(inputs)
     formed = [(weight, None, shape, 1.0, None)]
     formed += [(bias, None, shape[:1], 1.0, None)] if bias else []
+    ends = [(1, kind[2].numel()) for kind in formed]
     if isinstance(layer, _NORMS):
-        return Share(formed, _norm_signals(layer, inputs), calls)
+        return Share(formed, ends, _norm_signals(layer, inputs), calls)
     if isinstance(layer, nn.Embedding):
         a = _joined([v.reshape(len(v), -1) for v in inputs], -1)
 
         def vectors(signals):
             return _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
 
-        return Share([(weight, None, shape, 1.0, a)], lambda given, into: [vectors(given)], calls)
+        factor, end = (weight, None, shape, 1.0, a), (a.shape[-1], shape[1])
+        return Share([factor], [end], lambda given, into: [vectors(given)], calls)
     lead, g = outputs[0].shape[:axis], getattr(layer, "groups", 1)
     if isinstance(layer, nn.Linear):
         of_each = [
@@ -201,8 +229,8 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
 
     a = _joined([v.expand(*lead, *v.shape[-4:]) for v in a], -2)  # (*s, n, g, q, i)
     if g == 1 and _factored(a.shape[-2], shape[0], a.shape[-1]):
-        factor = (weight, bias, shape, scale, a.squeeze(-3))
-        return Share([factor], lambda given, into: [vectors(given)], calls)
+        factor, end = (weight, bias, shape, scale, a.squeeze(-3)), (a.shape[-2], shape[0])
+        return Share([factor], [end], lambda given, into: [vectors(given)], calls)
 
     def rows(given, into):
         b, a_of_all = vectors(given), a.unsqueeze(axis)
@@ -212,7 +240,7 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
         summed = summed if scale == 1 else summed.mul_(scale)
         return [v.unsqueeze(-2) for v in (summed.flatten(-3), b.sum(-2))][: len(formed)]
 
-    return Share(formed, rows, calls, a.numel() if inputs[0].numel() < a.numel() else 0)
+    return Share(formed, ends, rows, calls, a.numel() if inputs[0].numel() < a.numel() else 0)
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
