@@ -29,7 +29,7 @@ from peers import BUILD, measured
 from problems import CASES, Case, operations
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
-LIMIT = 60.0  # seconds a process, building and comparing included
+LIMIT = 45.0  # seconds a process, building and comparing included
 REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
 KEPT = 200_000  # entries of an answer that are compared
 

@@ -1,5 +1,7 @@
 """The factored Jacobian and its kernel against dense automatic differentiation, on any module."""
 
+from weakref import WeakKeyDictionary
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,10 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev, vjp
 
-from tangents import models
+from tangents import models, structure
 from tangents import ntk as engine
 from tangents.functional import select, stack
-from tangents.jacobian import TILE
+from tangents.jacobian import OUTPUTS, TILE
 from tangents.ntk import ntk, tangent
 from tests.cases import CASES, MODULES, STACKS, Applied, all_close, close, flat, like, name, normal
 
@@ -76,7 +78,7 @@ def test_stack_is_its_networks(case):
         one = select(params, i)
         alone = tangent(case.module, one, x)
         close(kernel[i], ntk(case.module, one, x, x2))
-        for outputs in ("full", "diagonal", "trace"):
+        for outputs in OUTPUTS:
             close(t.gram(outputs=outputs)[i], alone.gram(outputs=outputs))
         close(t.value[i], alone.value)
         close(t.diagonal()[i], alone.diagonal())
@@ -109,8 +111,9 @@ def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
     for constant, value in (
         ("jacobian.TILE", 4),
         ("jacobian.LONG", 1),
+        ("ntk.LONG", 1),
         ("structure.TOGETHER", 2),
-        ("ntk.PASSING", 2**12),
+        ("ntk.TRANSIENT", 2**12),
     ):
         monkeypatch.setattr(f"tangents.{constant}", value)
         got.append(kernels())
@@ -118,6 +121,46 @@ def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
         for one, other in zip(kernel, want, strict=True):
             close(one, other)
     assert TILE > 11 * 3
+
+
+@every_case
+def test_parts_change_nothing(case, monkeypatch):
+    """Outputs and examples one by one, and traces output by output, for stacks too."""
+    params, several, x = case.params(), case.stack(0, 1), case.x(3)
+    want = [ntk(case.module, params, x, None, outputs) for outputs in OUTPUTS]
+    monkeypatch.setattr("tangents.structure.TOGETHER", 1)
+    monkeypatch.setattr("tangents.ntk.TRANSIENT", 1)
+    monkeypatch.setattr("tangents.ntk.LONG", 0)
+    monkeypatch.setattr(engine, "_PLANS", WeakKeyDictionary())
+    for outputs, kernel in zip(OUTPUTS, want, strict=True):
+        close(ntk(case.module, params, x, None, outputs), kernel)
+        close(ntk(case.module, several, x, None, outputs)[0], kernel)
+
+
+def test_outputs_share_a_pass(monkeypatch):
+    batched = []
+    plain = structure._gradients
+    monkeypatch.setattr(
+        structure, "_gradients", lambda *a: [batched.append(a[2:] != ()), plain(*a)][1]
+    )
+    module = models.MLP(3, 4, 1, c=5)
+    ntk(module, models.initialise(module, 0), normal(2, 3))
+    assert batched
+    assert all(batched)
+
+
+def test_a_trace_of_long_rows_is_summed_output_by_output(monkeypatch):
+    monkeypatch.setattr("tangents.ntk.LONG", 10)
+    module = models.ConvNet(1, 2, c=3)
+    params, x = models.initialise(module, 0), normal(2, 1, 19, 19)
+    assert engine.Work.plan(module, params, x, None, "trace", None).stream
+    assert not engine.Work.plan(module, params, x, None, "full", None).stream
+
+
+def test_no_examples_have_an_empty_kernel():
+    module = models.MLP(3, 4, 1, c=2)
+    t = tangent(module, models.initialise(module, 0), normal(2, 3)).map(lambda v: v[:0])
+    assert [t.gram(outputs=o).shape for o in OUTPUTS] == [(0, 0, 2, 2), (0, 0, 2), (0, 0)]
 
 
 def test_a_gradient_that_takes_one_output_at_a_time():

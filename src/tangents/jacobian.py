@@ -63,10 +63,6 @@ class Factor:
         size = torch.linalg.vecdot(self.a, self.a).squeeze(-1) * self.scale**2
         return each * (size + (self.bias is not None)).unsqueeze(-2)
 
-    def rows(self) -> Tensor:
-        """The weight's columns formed, (*s, c, n, o i)."""
-        return (self.b.mT @ self.a.unsqueeze(-4)).mul_(self.scale).flatten(-2)
-
 
 @dataclass(frozen=True)
 class Tangent:
@@ -90,11 +86,11 @@ class Tangent:
         second = other or self
         *s, n, c = self.value.shape
         m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
-        found = self.value.new_zeros(*s, 1 if trace else c, n, c if full else 1, m)
+        found = self.value.new_empty(*s, 1 if trace else c, n, c if full else 1, m)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         long = any(f.b.shape[-1] > LONG for f in self.factors)
         size = max(1, (TILE // 4 if long else TILE) // positions)  # the examples of a tile
-        group = max(1, size // max(n, m)) if full else c if trace else 1  # and its outputs
+        group = c if trace else max(1, size // max(n, m, 1))  # and its outputs
         pairs = list(zip(self.factors, second.factors, strict=True))
 
         def tile(k: slice, i: slice, p: slice, j: slice) -> Tensor:
@@ -107,9 +103,10 @@ class Tangent:
                     for p in blocks(c, group) if full else [k]:
                         if other is None and i == j and p.start > k.start:
                             continue
-                        for (f, g), a in zip(pairs, inputs, strict=True):
+                        for place, ((f, g), a) in enumerate(zip(pairs, inputs, strict=True)):
                             left, right = f.b[..., k, i, :, :], g.b[..., p, j, :, :]
-                            _add_gram(left, right, a, trace, tile(k, i, p, j))
+                            product = _products(left, right, outputs)
+                            _put(product, a, tile(k, i, p, j), add=place > 0)
                         if other is None and (i != j or k != p):
                             tile(p, j, k, i).copy_(tile(k, i, p, j).movedim((-2, -1), (-4, -3)))
         if full:
@@ -207,27 +204,40 @@ def blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
-def _add_gram(left: Tensor, right: Tensor, inputs: Tensor | None, trace: bool, total: Tensor):
-    """Adds to a tile (*s, k, n, l, m) the products of signals (*s, k, n, q, o), (*s, l, m, p, o),
-    times what stands on their inputs (*s, n q, m p), summed over positions q and p; for the trace
-    over outputs k = l to (*s, 1, n, 1, m)."""
-    n, q, m, p = *left.shape[-3:-1], *right.shape[-3:-1]
-    if trace:
-        left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
-        product = left[..., 0, :, :] @ right[..., 0, :, :]
-        add = product.addmm_ if product.dim() == 2 else product.baddbmm_
-        for k in range(1, left.shape[-3]):
-            add(left[..., k, :, :], right[..., k, :, :])
+def _products(left: Tensor, right: Tensor, outputs: str) -> Tensor:
+    """Of the signals (*s, k, n, q, o) and (*s, l, m, p, o): for all outputs (*s, k n q, l m p), for
+    each with itself (*s, k, n q, m p), summed over these (*s, n q, m p)."""
+    if outputs == "full":
+        return left.flatten(-4, -2) @ right.flatten(-4, -2).mT
+    left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
+    if outputs == "diagonal":
+        return left @ right
+    product = left[..., 0, :, :] @ right[..., 0, :, :]
+    add = product.addmm_ if product.dim() == 2 else product.baddbmm_
+    for k in range(1, left.shape[-3]):
+        add(left[..., k, :, :], right[..., k, :, :])
+    return product
+
+
+def _put(product: Tensor, inputs: Tensor | None, tile: Tensor, add: bool) -> None:
+    """Puts products of signals into a tile (*s, k, n, l, m), or adds them: times what stands on
+    their inputs (*s, n q, m p), summed over positions q and p."""
+    *s, n, outputs, m = tile.shape
+    if inputs is None:
+        product = product.view(tile.shape)
     else:
-        product = left.flatten(-4, -2) @ right.flatten(-4, -2).mT
-    inputs = inputs if inputs is None else inputs.unsqueeze(-2).unsqueeze(-4)
-    if q * p > 1:
-        product = product.view(*total.shape[:-3], n * q, total.shape[-2], m * p).mul_(inputs)
-        total.add_(product.unflatten(-1, (m, p)).unflatten(-4, (n, q)).sum((-4, -1)))
-    elif inputs is None:
-        total.add_(product.view_as(total))
+        inputs = inputs.unsqueeze(-2).unsqueeze(-4)
+        nq, mp = inputs.shape[-3], inputs.shape[-1]
+        product = product.view(*s, nq, outputs, mp)
+        if (nq, mp) != (n, m):
+            summed = product.mul_(inputs).unflatten(-1, (m, -1)).unflatten(-4, (n, -1))
+            product, inputs = summed.sum((-4, -1)), None
+    if inputs is None:
+        tile.add_(product) if add else tile.copy_(product)
+    elif add:
+        tile.addcmul_(product, inputs)
     else:
-        total.addcmul_(product.view_as(total), inputs)
+        torch.mul(product, inputs, out=tile)
 
 
 def _require(condition: bool, message: str) -> None:

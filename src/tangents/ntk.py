@@ -16,22 +16,22 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from tangents.functional import Params, select, stack, stacked
-from tangents.jacobian import OUTPUTS, Factor, Tangent, blocks, stack_tangents
+from tangents.jacobian import LONG, OUTPUTS, Factor, Tangent, blocks, stack_tangents
 from tangents.structure import (
     candidates,
-    each_output,
+    few_outputs,
     general,
     owners,
-    passing,
     qualified,
     structured,
+    transient,
 )
 
-PASSING = 2**25  # bytes of what is only needed on the way, where it can be had in parts
+TRANSIENT = 2**25  # bytes of what is only needed on the way, where it can be had in parts
 
 
 def tangent(module: nn.Module, params: Params, x: Tensor) -> Tangent:
-    """The factored Jacobian at x (n, ...): one pass forward and one back for each output.
+    """The factored Jacobian at x (n, ...): a pass forward, and passes back for all outputs.
 
     `module` maps (n, ...) to (n, c), each example by itself. For a stack of b networks, `params`
     have a leading axis b. Linear, convolutional, embedding and normalisation layers are
@@ -104,8 +104,10 @@ class Work:
         ends = (kind.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
         shape, each = (*lead, n, m, *ends), math.prod(lead) * kind.unit
         budget = _free(x1.device) / 4 if budget is None else budget
-        stream = outputs == "trace" and kind.passing > 0 and kind.outputs > 1
-        held = kind.held / kind.outputs + kind.passing if stream else kind.held
+        stream = outputs == "trace" and kind.long and kind.outputs > 1
+        held = kind.held
+        if stream:
+            held += kind.transient - kind.signals * (1 - 1 / kind.outputs)
         row = 4 * each * held  # rows and columns, and as much on the way to them
         entry = 2 * each * math.prod(ends)
         size = int(2 * budget / (row + (row**2 + 4 * entry * budget) ** 0.5))
@@ -121,10 +123,10 @@ class Work:
         """Theta[i, j]."""
         same, others = self.x2 is None and i == j, self.x1 if self.x2 is None else self.x2
         if self.stream:
-            left = self._each_output(self.x1, i)
+            left = self._few_outputs(self.x1, i)
             if same:
                 return sum(t.gram(outputs="trace") for t in left)
-            pairs = zip(left, self._each_output(others, j), strict=True)
+            pairs = zip(left, self._few_outputs(others, j), strict=True)
             return sum(t.gram(u, "trace") for t, u in pairs)
         if self.row is None or self.row[0] != i:
             self.row = i, self._jacobian(self.x1, i)
@@ -143,8 +145,8 @@ class Work:
     def _jacobian(self, x: Tensor, i: slice) -> Tangent:
         return _checked(_tangent(self.module, self.params, x[i], self.kind, self._stack), i)
 
-    def _each_output(self, x: Tensor, i: slice) -> Iterator[Tangent]:
-        found = _each_output(self.module, self.params, x[i], self.kind, self._stack)
+    def _few_outputs(self, x: Tensor, i: slice) -> Iterator[Tangent]:
+        found = _few_outputs(self.module, self.params, x[i], self.kind, self._stack)
         return (_checked(t, i) for t in found)
 
     @property
@@ -181,7 +183,9 @@ class Plan(NamedTuple):
     outputs: int  # of the module
     unit: int  # bytes of a number
     held: float  # numbers in the factors of one example
-    passing: float  # numbers that stand beside them until the passes backward are done
+    signals: float  # those of them that are an output's each
+    transient: float  # numbers of one example beside them until the passes back are done
+    long: bool  # whether there are long rows
     images: bool = False  # whether convolutions get their images channels last, as they like them
     batched: bool = True  # whether the general rows come right for all examples at once
     stacks: bool = False  # whether the module takes a stack of networks as it is
@@ -242,13 +246,13 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
     def seen(k: str, gradient: Tensor) -> Tensor:
         return gradient if rows[k] is None else gradient.flatten(1) @ rows[k]
 
-    def keep(k: str):  # each gradient by its product with a vector: a large layer's is held once
+    def keep(k: str):  # each gradient by products with vectors: that of a large layer is held once
         def hook(leaf: Tensor) -> None:
             want[k], leaf.grad = seen(k, leaf.grad), None
 
         return hook
 
-    want = {k: v.new_zeros(v.shape[:1]) for k, v in params.items()}
+    want = {k: seen(k, v.new_zeros(()).expand(v.shape)) for k, v in params.items()}
     for k, leaf in leaves.items():
         leaf.register_post_accumulate_grad_hook(keep(k))
     with torch.enable_grad():
@@ -259,52 +263,55 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         for factor in factors:
             summed = factor.a is not None and factor.a.is_floating_point()
             if summed:
-                a = (factor.a @ rows[factor.weight]).unsqueeze(-1)
-                factor = replace(factor, a=a, shape=(factor.shape[0], 1))
-            got = Tangent(value, (factor,)).backward(u)
-            for k, v in got.items():
-                v = v[:, 0] if summed and k == factor.weight else seen(k, v)
+                a = factor.a @ rows[factor.weight]
+                factor = replace(factor, a=a, shape=(factor.shape[0], a.shape[-1]))
+            for k, v in Tangent(value, (factor,)).backward(u).items():
+                v = v if summed and k == factor.weight else seen(k, v)
                 if _near(v, want[k]):
                     agreeing.add(k)
         return agreeing
 
-    known, images = frozenset(candidates(module)), _takes_channels_last(module, params, x)
-    given = _channels_last(params, x) if images else (params, x)
-    agreeing = right(*structured(module, *given, known, len(x)))
+    known, images = frozenset(candidates(module)), _has_images(module, x)
+    try:
+        given = _channels_last(params, x) if images else (params, x)
+        agreeing = right(*structured(module, *given, known, len(x)))
+    except RuntimeError:  # of views that this order in memory does not admit
+        if not images:
+            raise
+        images, agreeing = False, right(*structured(module, params, x, known, len(x)))
     trusted = frozenset(
         name
         for name, layer in owners(module).items()
         if name in known
         and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
     )
-    size = passing(module, params, x, trusted) / len(x)
-    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0, size, images)
+    beside = transient(module, params, x, trusted) / len(x)
+    plan = Plan(trusted, f.shape[-1], f.element_size(), 0.0, 0.0, beside, False, images)
     whole = _tangent(module, params, x, plan, 0)
-    held = [v.nbytes for factor in whole.factors for v in (factor.a, factor.b) if v is not None]
-    plan = plan._replace(held=sum(held) / f.element_size() / len(x))
-    batched = right(whole.value, whole.factors) == want.keys()
-    return plan if batched else plan._replace(batched=False)
+
+    def numbers(tensors) -> float:
+        return sum(v.nbytes for v in tensors if v is not None) / f.element_size() / len(x)
+
+    each = [v.b for v in whole.factors if v.weight.rpartition(".")[0] in trusted]
+    plan = plan._replace(
+        held=numbers(v for factor in whole.factors for v in (factor.a, factor.b)),
+        signals=numbers(each),
+        long=any(b.shape[-1] > LONG for b in each),
+        batched=right(whole.value, whole.factors) == want.keys(),
+    )
+    return plan
 
 
 def _direction(v: Tensor) -> Tensor | None:
-    """A vector to multiply the rows of a gradient with; None for a gradient that has none."""
+    """Two vectors to multiply the rows of a gradient with; None for one that has no rows."""
     if v.dim() < 2:
         return None
     generator = Generator(v.device).manual_seed(v.numel())
-    return torch.randn(v[0].numel(), generator=generator, dtype=v.dtype, device=v.device)
+    return torch.randn(v[0].numel(), 2, generator=generator, dtype=v.dtype, device=v.device)
 
 
-def _takes_channels_last(module: nn.Module, params: Params, x: Tensor) -> bool:
-    """Whether there are images to convolve, and the module runs with their channels last."""
-    if x.dim() != 4 or not any(isinstance(layer, nn.Conv2d) for layer in module.modules()):
-        return False
-    params, x = _channels_last(params, x)
-    try:
-        with torch.no_grad():
-            functional_call(module, params, (x,))
-    except RuntimeError:  # of views that its memory does not admit
-        return False
-    return True
+def _has_images(module: nn.Module, x: Tensor) -> bool:
+    return x.dim() == 4 and any(isinstance(layer, nn.Conv2d) for layer in module.modules())
 
 
 def _channels_last(params: Params, x: Tensor) -> tuple[Params, Tensor]:
@@ -323,9 +330,10 @@ def _shaken(module: nn.Module, params: Params, x: Tensor, seed: int = 0) -> tupl
     def near(v: Tensor) -> Tensor:
         if not v.is_floating_point():
             return v
-        size = torch.linalg.vector_norm(v, 1) / v.numel()
+        wide = torch.promote_types(v.dtype, torch.float32)
+        size = torch.linalg.vector_norm(v, 1, dtype=wide) / v.numel()
         noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
-        return noise.mul_(torch.where(size > 0, 0.1 * size, 0.1)).add_(v)
+        return noise.mul_(torch.where(size > 0, 0.1 * size, 0.1).to(v)).add_(v)
 
     found = {k: near(v) for k, v in params.items()}, near(x)
     with torch.no_grad():
@@ -342,23 +350,23 @@ def _tangent(module: nn.Module, params: Params, x: Tensor, plan: Plan, b: int) -
     if b and not plan.stacks:
         each = (_tangent(module, select(params, i), x, plan, 0) for i in range(b))
         return stack_tangents(list(each))
-    size = int(PASSING / max(1, max(b, 1) * plan.unit * plan.passing))
+    size = int(TRANSIENT / max(1, max(b, 1) * plan.unit * plan.transient))
     given = _channels_last(params, x) if plan.images and not b else (params, x)
     f, factors = structured(module, *given, plan.structured, max(1, size))
     return Tangent(f, (*factors, *_others(module, params, x, plan, b, factors)))
 
 
-def _each_output(module, params: Params, x: Tensor, plan: Plan, b: int) -> Iterator[Tangent]:
-    """`_tangent` for one output after the other, each to be used before the next."""
+def _few_outputs(module, params: Params, x: Tensor, plan: Plan, b: int) -> Iterator[Tangent]:
+    """`_tangent` for some outputs after others, each to be used before the next."""
     if b and not plan.stacks:
-        each = (_each_output(module, select(params, i), x, plan, 0) for i in range(b))
+        each = (_few_outputs(module, select(params, i), x, plan, 0) for i in range(b))
         yield from (stack_tangents([*t]) for t in zip(*each, strict=True))
         return
     given = _channels_last(params, x) if plan.images and not b else (params, x)
     others = None
-    for k, (f, factors) in enumerate(each_output(module, *given, plan.structured)):
+    for k, f, factors in few_outputs(module, *given, plan.structured):
         others = others or _others(module, params, x, plan, b, factors)
-        some = (replace(v, b=v.b[..., k : k + 1, :, :, :]) for v in others)
+        some = (replace(v, b=v.b[..., k, :, :, :]) for v in others)
         yield Tangent(f, (*factors, *some))
 
 

@@ -61,8 +61,7 @@ class Share(NamedTuple):
     factors: list[tuple]
     ends: list[tuple[int, int]]
     signals: Callable[[list[Tensor], list[Tensor] | None], list[Tensor]]
-    calls: int
-    passing: int = 0  # numbers that it keeps until all signals have come
+    transient: int = 0  # numbers that it keeps until all signals have come
 
 
 class Passes:
@@ -92,39 +91,44 @@ class Passes:
         def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
             if given is None or not z.requires_grad:  # called by keyword, or without gradients
                 return False
-            folded = isinstance(layer, nn.Linear) and z.shape[axis:-1].numel() % n == 0
-            return z._version == version and (folded or z.shape[axis] == n)
+            if isinstance(layer, nn.Linear):  # on vectors (*s, n, ..., i), or (n ..., i) folded
+                each = z.shape[axis:-1].numel() % n == 0
+            else:
+                each = z.shape[axis] == n
+            return z._version == version and each
 
         kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
-        self.places = [z for each in kept.values() for _, z, _ in each]
-        self.shares = []
+        self.shares: list[tuple[Share, list[Tensor]]] = []  # and the outputs of the layer's calls
         for name, each in kept.items():
-            inputs, outputs = [a for a, *_ in each], [z.detach() for _, z, _ in each]
-            self.shares.append(_share(name, layers[name], n, inputs, outputs, axis))
+            inputs, outputs = [a for a, *_ in each], [z for _, z, _ in each]
+            self.shares.append((_share(name, layers[name], n, inputs, outputs, axis), outputs))
+        self.places = [z for _, outputs in self.shares for z in outputs]
         convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules())
         self.together = 1 if convolves else TOGETHER
 
     def empty(self, c: int, n: int) -> list[Tensor]:
         """Room for the b of each factor, of c outputs and n examples."""
         lead = (*self.value.shape[:-2], c, n)
-        return [self.value.new_empty(*lead, *end) for share in self.shares for end in share.ends]
+        return [z[0].new_empty(*lead, *end) for share, z in self.shares for end in share.ends]
 
     def signals(self, k: slice, into: list[Tensor] | None = None) -> list[Tensor]:
         """The b of each factor for the outputs k, (*s, k, n, q, o), in tensors of that shape."""
         returned, found = iter(_backward(self.graph, self.places, k)), []
-        for share in self.shares:
-            given = [next(returned) for _ in range(share.calls)]
+        for share, outputs in self.shares:
+            given = [next(returned) for _ in outputs]
             found += share.signals(given, into and into[len(found) :])
-        for place, b in zip(into or [], found, strict=bool(into)):
+        if into is None:
+            return found
+        for place, b in zip(into, found, strict=True):
             if place.data_ptr() != b.data_ptr():
                 place.copy_(b)
-        return into or found
+        return into
 
     def inputs(self) -> list[Tensor | None]:
-        return [a for share in self.shares for *_, a in share.factors]
+        return [a for share, _ in self.shares for *_, a in share.factors]
 
     def factors(self, inputs: list[Tensor | None], signals: list[Tensor]) -> list[Factor]:
-        kinds = [kind for share in self.shares for *kind, _ in share.factors]
+        kinds = [kind for share, _ in self.shares for *kind, _ in share.factors]
         return [Factor(*kind, a, b) for kind, a, b in zip(kinds, inputs, signals, strict=True)]
 
 
@@ -134,6 +138,7 @@ def structured(
     """The outputs, and the factors of the layers `names`; `size` examples are taken at a time."""
     values, inputs, b = [], [], None
     for i in blocks(len(x), size):
+        passes = None  # and with it all that was recorded of the last examples
         passes = Passes(module, params, x[i], names)
         values.append(passes.value)
         inputs.append(passes.inputs())
@@ -150,21 +155,23 @@ def structured(
     return _joined(values, axis), passes.factors(inputs, b)
 
 
-def each_output(
+def few_outputs(
     module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
-) -> Iterator[tuple[Tensor, list[Factor]]]:
-    """`structured` for one output after the other, in memory that each leaves to the next."""
+) -> Iterator[tuple[slice, Tensor, list[Factor]]]:
+    """`structured` for some outputs after others, in memory that each leave to the next."""
     passes = Passes(module, params, x, names)
-    b = passes.empty(1, len(x))
-    for k in blocks(passes.value.shape[-1], 1):
+    c = passes.value.shape[-1]
+    b = passes.empty(min(c, passes.together), len(x))
+    for k in blocks(c, passes.together):
+        some = [v[..., : k.stop - k.start, :, :, :] for v in b]
         if passes.places:
-            passes.signals(k, b)
-        yield passes.value[..., k], passes.factors(passes.inputs(), b)
+            passes.signals(k, some)
+        yield k, passes.value[..., k], passes.factors(passes.inputs(), some)
 
 
-def passing(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
+def transient(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
     """Numbers that `structured` holds beside the factors until the passes back are done."""
-    return sum(share.passing for share in Passes(module, params, x, names).shares)
+    return sum(share.transient for share, _ in Passes(module, params, x, names).shares)
 
 
 @torch.enable_grad()
@@ -176,7 +183,7 @@ def _backward(f: Tensor, places: list[Tensor], k: slice) -> list[Tensor]:
     found = None
     if r > 1:
         eye = torch.eye(r, dtype=f.dtype, device=f.device)
-        with suppress(RuntimeError):  # what vmap cannot do
+        with suppress(RuntimeError, ValueError):  # what vmap cannot do
             found = _gradients(totals, places, eye, True)
     if found is None:
         each = [_gradients(total, places) for total in totals.unbind()]
@@ -197,12 +204,12 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     """The share of a layer from its calls: inputs (*s, n, ...) and outputs alike."""
     weight, bias = qualified(name, "weight"), qualified(name, "bias")
     bias = bias if getattr(layer, "bias", None) is not None else None
-    shape, scale, calls = layer.weight.shape, getattr(layer, "scale", 1.0), len(inputs)
+    shape, scale = layer.weight.shape, getattr(layer, "scale", 1.0)
     formed = [(weight, None, shape, 1.0, None)]
-    formed += [(bias, None, shape[:1], 1.0, None)] if bias else []
+    formed += [(bias, None, layer.bias.shape, 1.0, None)] if bias else []
     ends = [(1, kind[2].numel()) for kind in formed]
     if isinstance(layer, _NORMS):
-        return Share(formed, ends, _norm_signals(layer, inputs), calls)
+        return Share(formed, ends, _norm_signals(layer, inputs))
     if isinstance(layer, nn.Embedding):
         a = _joined([v.reshape(len(v), -1) for v in inputs], -1)
 
@@ -210,7 +217,7 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
             return _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
 
         factor, end = (weight, None, shape, 1.0, a), (a.shape[-1], shape[1])
-        return Share([factor], [end], lambda given, into: [vectors(given)], calls)
+        return Share([factor], [end], lambda given, into: [vectors(given)])
     lead, g = outputs[0].shape[:axis], getattr(layer, "groups", 1)
     if isinstance(layer, nn.Linear):
         of_each = [
@@ -230,7 +237,7 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     a = _joined([v.expand(*lead, *v.shape[-4:]) for v in a], -2)  # (*s, n, g, q, i)
     if g == 1 and _factored(a.shape[-2], shape[0], a.shape[-1]):
         factor, end = (weight, bias, shape, scale, a.squeeze(-3)), (a.shape[-2], shape[0])
-        return Share([factor], [end], lambda given, into: [vectors(given)], calls)
+        return Share([factor], [end], lambda given, into: [vectors(given)])
 
     def rows(given, into):
         b, a_of_all = vectors(given), a.unsqueeze(axis)
@@ -238,9 +245,10 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
         out = into[0].unflatten(-1, each).squeeze(-4) if into else None
         summed = torch.matmul(b.mT.unflatten(-2, each[:2]), a_of_all, out=out)
         summed = summed if scale == 1 else summed.mul_(scale)
-        return [v.unsqueeze(-2) for v in (summed.flatten(-3), b.sum(-2))][: len(formed)]
+        found = (summed.flatten(-3), b.sum(-2)) if bias else (summed.flatten(-3),)
+        return [v.unsqueeze(-2) for v in found]
 
-    return Share(formed, ends, rows, calls, a.numel() if inputs[0].numel() < a.numel() else 0)
+    return Share(formed, ends, rows, 0 if isinstance(layer, nn.Linear) else a.numel())
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
