@@ -5,10 +5,11 @@
 
 Each peer solves each problem in a process of its own, in single precision, on THREADS threads, with
 the same weights and inputs. Answers are compared before times. A time is the median of five calls
-after one for warm-up, fewer where they took more than eight seconds; memory is what the process
-holds at its peak during the first call beyond what it held before, when it had solved the same
-problem for two inputs, so that imports do not count. Problems that the file holds already
-are not measured again.
+after one for warm-up, of more where they took less than a second and of fewer where they took more
+than eight. Memory is what the process holds at its peak during the first call beyond what it held
+before, when it had solved the same problem for two inputs, so that imports do not count. Problems
+that the file holds already are not measured again, unless by a second round, `--again`, of which
+the quicker time is kept.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from problems import CASES, Case, operations
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
 LIMIT = 45.0  # seconds a process, building and comparing included
 REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
+BRIEF = 1.0  # seconds that are filled with further calls, where five take less
 KEPT = 200_000  # entries of an answer that are compared
 
 
@@ -73,7 +75,7 @@ def child(peer: str, case: Case, answer: str) -> None:
         np.save(answer.replace(".npy", "-whole.npy"), value)
     del value
     times = []
-    while len(times) < REPEATS and sum(times) < ENOUGH:
+    while (len(times) < REPEATS and sum(times) < ENOUGH) or sum(times) < BRIEF:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
@@ -161,10 +163,28 @@ def compare(case: Case, peers: list[str], table: pd.DataFrame) -> list[dict]:
     return rows
 
 
+def again(table: pd.DataFrame) -> pd.DataFrame:
+    """Measures once more whatever has a time, and keeps the quicker: other work only slows."""
+    for case in CASES:
+        same = table[list(case.fields)].eq(list(case.fields.values())).all(axis=1)
+        peak = matrix_product_peak()
+        for row in table.index[same & table["seconds"].notna()]:
+            with tempfile.TemporaryDirectory() as folder:
+                found = measure(table.at[row, "peer"], case, folder)
+            print(json.dumps(case.fields), table.at[row, "peer"], found.get("seconds"), flush=True)
+            if found.get("seconds", float("inf")) < table.at[row, "seconds"]:
+                for name in ("seconds", "slowest", "calls"):
+                    table.at[row, name] = found[name]
+                table.at[row, "share of peak"] = operations(case) / found["seconds"] / peak
+                table.at[row, "peak gflop/s"] = peak / 1e9
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--tasks", nargs="+", choices=BUILD, default=list(BUILD))
+    parser.add_argument("--again", action="store_true", help="measure once more, keep the quicker")
     parser.add_argument("table", nargs="?", type=Path, help="the CSV file to write or complete")
     args = parser.parse_args()
     if args.child:
@@ -175,6 +195,8 @@ def main() -> None:
     table = pd.DataFrame()
     if args.table.exists():
         table = pd.read_csv(args.table).fillna({"outputs": ""})
+    if args.again:
+        return again(table).to_csv(args.table, index=False, float_format="%.4g")
     for case in CASES:
         same = len(table) and table[list(case.fields)].eq(list(case.fields.values()))
         if case.task in args.tasks and not (len(table) and same.all(axis=1).any()):

@@ -22,7 +22,7 @@ from problems import (
     weights,
 )
 
-RANK = 48  # of the Krylov space in which PHASE steps are taken at once
+RANK = 24  # of the Krylov space for PHASE steps at once; `leap` checks that it is enough
 
 # ---- torch
 

@@ -109,7 +109,7 @@ class Passes:
     def empty(self, c: int, n: int) -> list[Tensor]:
         """Room for the b of each factor, of c outputs and n examples."""
         lead = (*self.value.shape[:-2], c, n)
-        return [z[0].new_empty(*lead, *end) for share, z in self.shares for end in share.ends]
+        return [z.new_empty(*lead, *end) for share, (z, *_) in self.shares for end in share.ends]
 
     def signals(self, k: slice, into: list[Tensor] | None = None) -> list[Tensor]:
         """The b of each factor for the outputs k, (*s, k, n, q, o), in tensors of that shape."""
