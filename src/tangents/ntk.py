@@ -293,13 +293,12 @@ def _verified(module: nn.Module, params: Params, x: Tensor) -> Plan:
         return sum(v.nbytes for v in tensors if v is not None) / f.element_size() / len(x)
 
     each = [v.b for v in whole.factors if v.weight.rpartition(".")[0] in trusted]
-    plan = plan._replace(
+    return plan._replace(
         held=numbers(v for factor in whole.factors for v in (factor.a, factor.b)),
         signals=numbers(each),
         long=any(b.shape[-1] > LONG for b in each),
         batched=right(whole.value, whole.factors) == want.keys(),
     )
-    return plan
 
 
 def _direction(v: Tensor) -> Tensor | None:

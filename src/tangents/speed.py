@@ -82,11 +82,12 @@ def against_size(frame: pd.DataFrame) -> Figure:
     fig, axes = panels(2, rows=2)
     places = _colours(frame)
     kernels = frame[(frame["task"] == "kernel") & (frame["model"] == "mlp")]
-    for column, outputs in enumerate(("full", "trace")):
+    shown = {}
+    for column, (outputs, title) in enumerate({"full": "all outputs", "trace": "trace"}.items()):
         some = kernels[kernels["outputs"] == outputs].dropna(subset=["seconds"])
         for row, (name, label) in enumerate((("seconds", "time (s)"), ("mb", "memory (MB)"))):
             ax = axes[2 * row + column]
-            ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel=label)
+            ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel=f"{title}: {label}")
             sizes = sorted(some["n"].unique())
             ax.set_xticks(sizes, [str(n) for n in sizes])
             ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -94,8 +95,9 @@ def against_size(frame: pd.DataFrame) -> Figure:
                 place = places[peer]
                 style = dict(color=PALETTE[place % 10], marker=MARKERS[place % len(MARKERS)])
                 width = 2.2 if peer == OURS else 1.3
-                ax.plot(group["n"], group[name].clip(lower=1e-3), label=peer, lw=width, **style)
-        axes[column].legend(title={"full": "all outputs", "trace": "trace"}[outputs])
+                (line,) = ax.plot(group["n"], group[name].clip(lower=1e-3), lw=width, **style)
+                shown.setdefault(peer, line)
+    fig.legend(shown.values(), shown, loc="outside upper center", ncols=3)
     return fig
 
 
