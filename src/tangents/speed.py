@@ -160,7 +160,7 @@ def table(frame: pd.DataFrame) -> str:
         cells = (
             escape(row["problem"]), f"{row['seconds']:.3g} s",
             f"{row['peer seconds']:.3g} s<small>{escape(row['peer'])}</small>",
-            f"{row['ratio']:.2g} ×", verdict, f"{row['mb']:.0f} MB",
+            f"{row['ratio']:.3g} ×", verdict, f"{row['mb']:.0f} MB",
             f"{row['least mb']:.0f} MB<small>{escape(row['leanest'])}</small>",
         )  # fmt: skip
         labelled = zip(names, cells, strict=True)
