@@ -8,8 +8,8 @@ the same weights and inputs. Answers are compared before times. A time is the me
 after one for warm-up, of more where they took less than a second and of fewer where they took more
 than eight. Memory is what the process holds at its peak during the first call beyond what it held
 before, when it had solved the same problem for two inputs, so that imports do not count. Problems
-that the file holds already are not measured again, unless by a second round, `--again`, of which
-the quicker time is kept.
+that the file holds already are not measured again, unless by a second round, `--again`, whose row
+is kept where it is the quicker.
 """
 
 import argparse
@@ -163,21 +163,12 @@ def compare(case: Case, peers: list[str], table: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def again(table: pd.DataFrame) -> pd.DataFrame:
-    """Measures once more whatever has a time, and keeps the quicker: other work only slows."""
-    for case in CASES:
-        same = table[list(case.fields)].eq(list(case.fields.values())).all(axis=1)
-        peak = matrix_product_peak()
-        for row in table.index[same & table["seconds"].notna()]:
-            with tempfile.TemporaryDirectory() as folder:
-                found = measure(table.at[row, "peer"], case, folder)
-            print(json.dumps(case.fields), table.at[row, "peer"], found.get("seconds"), flush=True)
-            if found.get("seconds", float("inf")) < table.at[row, "seconds"]:
-                for name in ("seconds", "slowest", "calls"):
-                    table.at[row, name] = found[name]
-                table.at[row, "share of peak"] = operations(case) / found["seconds"] / peak
-                table.at[row, "peak gflop/s"] = peak / 1e9
-    return table
+def again(case: Case, table: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Measures once more what has a time, and keeps the quicker: other work only slows."""
+    rows = rows[rows["seconds"].notna()]
+    new = pd.DataFrame(compare(case, list(rows["peer"]), table), rows.index)
+    quicker = new.index[new["seconds"] < rows["seconds"]] if "seconds" in new else []
+    table.loc[quicker, new.columns] = new.loc[quicker]
 
 
 def main() -> None:
@@ -192,17 +183,22 @@ def main() -> None:
         return child(peer, Case(**json.loads(case)), answer)
     if args.table is None:
         parser.error("the table is missing: the CSV file to write or complete")
+    if args.again and not args.table.exists():
+        parser.error(f"{args.table} does not exist: nothing was measured that could be once more")
     table = pd.DataFrame()
     if args.table.exists():
         table = pd.read_csv(args.table).fillna({"outputs": ""})
-    if args.again:
-        return again(table).to_csv(args.table, index=False, float_format="%.4g")
-    for case in CASES:
-        same = len(table) and table[list(case.fields)].eq(list(case.fields.values()))
-        if case.task in args.tasks and not (len(table) and same.all(axis=1).any()):
+    for case in (case for case in CASES if case.task in args.tasks):
+        fields = case.fields
+        rows = (
+            table[table[list(fields)].eq(list(fields.values())).all(axis=1)] if len(table) else []
+        )
+        if len(rows) and args.again:
+            again(case, table, rows)
+        elif not len(rows) and not args.again:
             rows = compare(case, list(BUILD[case.task]), table)
             table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
-            table.to_csv(args.table, index=False, float_format="%.4g")
+        table.to_csv(args.table, index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

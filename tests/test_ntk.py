@@ -25,6 +25,12 @@ def jacobian(module, params, x):
     return flat(jacrev(lambda p: functional_call(module, p, (x,)))(params), 2)
 
 
+def is_dense(module, params, x):
+    """The kernel is that of the dense Jacobian."""
+    J = jacobian(module, params, x)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
 def outputs_of(kernel):
     """The diagonal and the trace over outputs of a full kernel (n, m, c, c)."""
     return {
@@ -197,8 +203,7 @@ def test_images_that_must_lie_in_one_piece():
         read=nn.Linear(12, 2),
     ).double()
     params, x = {k: p.detach() for k, p in module.named_parameters()}, normal(3, 2, 3, 3)
-    J = jacobian(module, params, x)
-    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+    is_dense(module, params, x)
 
 
 @given(
@@ -207,8 +212,7 @@ def test_images_that_must_lie_in_one_piece():
 def test_any_shape(d, width, depth, c, n):
     module = models.MLP(d, width, depth, c=c)
     params, x = models.initialise(module, width), normal(n, d)
-    J = jacobian(module, params, x)
-    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+    is_dense(module, params, x)
 
 
 @pytest.mark.parametrize("case", MODULES, ids=name)
@@ -248,8 +252,7 @@ def test_a_way_is_not_trusted_for_what_a_special_point_hides(first):
     else:
         special = params | {"read.weight": torch.zeros_like(params["read.weight"])}
     ntk(module, special, x0)
-    J = jacobian(module, params, x)
-    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+    is_dense(module, params, x)
 
 
 def test_an_output_that_cancels_to_rounding_is_accepted():
@@ -258,8 +261,7 @@ def test_an_output_that_cancels_to_rounding_is_accepted():
     first, then, read = (params[f"{k}.weight"] for k in ("hidden.0", "hidden.1", "readout"))
     first[4:], then[4:], then[:, 4:], read[:, 4:] = first[:4], then[:4], then[:, :4], -read[:, :4]
     assert functional_call(module, params, (x,)).abs().max() < 1e-14
-    J = jacobian(module, params, x)
-    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+    is_dense(module, params, x)
 
 
 @pytest.mark.parametrize("way", ["keyword", "no gradient"])
@@ -274,8 +276,7 @@ def test_a_layer_that_is_called_in_another_way_takes_the_general_route(way):
     module = Applied(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2)).double()
     params = {k: p.detach() for k, p in module.named_parameters()}
     x = normal(4, 3)
-    J = jacobian(module, params, x)
-    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+    is_dense(module, params, x)
 
 
 def test_a_stack_of_embeddings_multiplies():

@@ -290,8 +290,8 @@ def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
         return v.unsqueeze(-2)
 
     def signals(given: list[Tensor], into: list[Tensor] | None) -> list[Tensor]:
-        scaled = sum(summed(z * v) for z, v in zip(given, normal, strict=True))
-        return [scaled, sum(summed(z) for z in given)][: len(plain)]
+        found = [sum(summed(z * v) for z, v in zip(given, normal, strict=True))]
+        return [*found, sum(summed(z) for z in given)] if "bias" in plain else found
 
     return signals
 
