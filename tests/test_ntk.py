@@ -116,7 +116,7 @@ def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
     got = [kernels(budget=1e4)]
     for constant, value in (
         ("jacobian.TILE", 4),
-        ("jacobian.LONG", 1),
+        ("jacobian.PANEL", 2),
         ("ntk.LONG", 1),
         ("structure.TOGETHER", 2),
         ("ntk.TRANSIENT", 2**12),

@@ -101,10 +101,16 @@ def dense(params, i):
 
 
 @pytest.mark.parametrize(
-    "loss, times, bound", [("square", 1, 1e-4), ("square", 1e3, 1e-6), ("soft_hinge", 1, 0.1)]
+    "loss, times, bound",
+    [
+        ("square", 1, torch.finfo(torch.float32).eps * train.SINGLE),
+        ("square", 1e3, 1e-6),
+        ("soft_hinge", 1, 0.1),
+    ],
 )
 def test_implicit_direction_solves_the_linear_system(loss, times, bound):
-    """To single precision while the step is moderate; what the soft hinge leaves out weighs 0.1."""
+    """While the step is moderate to single precision: the matrix is rounded by eps times its trace
+    at most, its smallest eigenvalue is 1. What the soft hinge leaves out weighs 0.1."""
     params0, dt = network(0, 1), times * row(3e3, 2e3)
     problem = Problem.start(NET, params0, X, Y, row(1, 5), loss)
     if loss == "soft_hinge":
@@ -285,6 +291,28 @@ def test_the_hinge_ends_where_its_gradient_vanishes():
     rule = GradientFlow(math.inf)  # at its kink the gradient turns by a jump
     *_, end = flow(NET, network(0), X, Y, row(1), row(1e-3), "hinge", rule, 1000)
     assert end.converged.all()
+
+
+@pytest.mark.parametrize("net", [NET, models.ConvNet(1, 2)], ids=["mlp", "images"])
+def test_networks_in_parts_are_those_all_at_once(net, monkeypatch):
+    x, alpha = X if net is NET else normal(N, 1, 19, 19), row(1, 2, 3)
+    start, params = (models.initialise_stack(net, seeds) for seeds in ([0, 1, 2], [3, 4, 5]))
+    want = replace(Problem.start(net, start, x, Y, alpha, "square"), together=None)
+    monkeypatch.setattr(train, "CACHE", 0)
+    problem = Problem.start(net, start, x, Y, alpha, "square")
+    assert problem.together == 1
+    for together in (1, 2):
+        found, other = replace(problem, together=together).at(params, False), want.at(params, False)
+        for name in ("output", "loss", "stiffness"):
+            close(getattr(found, name), getattr(other, name))
+        for name in params:
+            close(found.gradient[name], other.gradient[name])
+            assert found.params[name].equal(params[name])
+
+
+def test_many_small_networks_go_together():
+    start = network(*range(3))
+    assert Problem.start(NET, start, X, Y, row(1, 1, 1), "square").together > 3
 
 
 def test_a_gradient_that_is_not_a_number_is_no_minimum():

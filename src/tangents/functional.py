@@ -24,7 +24,7 @@ def stack(networks: Sequence[Params]) -> Params:
     return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
 
 
-def select(tensors: Params, index: Int[Tensor, " k"] | int) -> Params:
+def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     """The networks `index` of a stack; an integer drops the leading axis."""
     return {name: value[index] for name, value in tensors.items()}
 

@@ -6,6 +6,7 @@ Gram matrices, and neither the Jacobian nor a per-example gradient is formed:
 J J'^T = sum over layers of (B B'^T) * (A A'^T + 1), the identity of Novak et al. (2022), section 3.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,8 @@ from torch import Tensor
 from tangents.functional import Params
 
 OUTPUTS = ("full", "diagonal", "trace")
-LONG = 4096  # entries of a row that fill the cache by themselves
 TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
+PANEL = 128  # rows at a time of a symmetric tile, whose upper half is not computed
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,15 @@ class Factor:
     def inputs(self, other: "Factor", i: slice, j: slice) -> Tensor | None:
         """What multiplies the products of signals, s s' A A'^T + 1 (*s, n q, m q'), for some
         examples i and others j."""
+        same = self is other and i == j
         if self.a is None:
             return None
         before = (slice(None),) * (self.b.dim() - 4)
         left, right = self.a[(*before, i)], other.a[(*before, j)]
         if not self.a.is_floating_point():
             return (left.flatten(-2).unsqueeze(-1) == right.flatten(-2).unsqueeze(-2)).to(self.b)
-        left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
-        add = torch.addmm if left.dim() == 2 else torch.baddbmm
-        scale, bias = self.scale * other.scale, int(self.bias is not None)
-        return add(self.b.new_ones(()), left, right, beta=bias, alpha=scale)
+        pairs = [(left.flatten(-3, -2), right.flatten(-3, -2))]
+        return _product(pairs, same, self.scale * other.scale, float(self.bias is not None))
 
     def squares(self) -> Tensor:
         """The squared norm of each row, (*s, c, n)."""
@@ -88,8 +88,7 @@ class Tangent:
         m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
         found = self.value.new_empty(*s, 1 if trace else c, n, c if full else 1, m)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
-        long = any(f.b.shape[-1] > LONG for f in self.factors)
-        size = max(1, (TILE // 4 if long else TILE) // positions)  # the examples of a tile
+        size = max(1, TILE // positions)  # the examples of a tile
         group = c if trace else max(1, size // max(n, m, 1))  # and its outputs
         pairs = list(zip(self.factors, second.factors, strict=True))
 
@@ -105,7 +104,8 @@ class Tangent:
                             continue
                         for place, ((f, g), a) in enumerate(zip(pairs, inputs, strict=True)):
                             left, right = f.b[..., k, i, :, :], g.b[..., p, j, :, :]
-                            product = _products(left, right, outputs)
+                            same = other is None and i == j and k == p
+                            product = _products(left, right, outputs, same)
                             _put(product, a, tile(k, i, p, j), add=place > 0)
                         if other is None and (i != j or k != p):
                             tile(p, j, k, i).copy_(tile(k, i, p, j).movedim((-2, -1), (-4, -3)))
@@ -204,19 +204,35 @@ def blocks(n: int, size: int) -> Iterator[slice]:
     return (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
-def _products(left: Tensor, right: Tensor, outputs: str) -> Tensor:
+def _products(left: Tensor, right: Tensor, outputs: str, same: bool) -> Tensor:
     """Of the signals (*s, k, n, q, o) and (*s, l, m, p, o): for all outputs (*s, k n q, l m p), for
     each with itself (*s, k, n q, m p), summed over these (*s, n q, m p)."""
     if outputs == "full":
-        return left.flatten(-4, -2) @ right.flatten(-4, -2).mT
-    left, right = left.flatten(-3, -2), right.flatten(-3, -2).mT
+        return _product([(left.flatten(-4, -2), right.flatten(-4, -2))], same)
+    left, right = left.flatten(-3, -2), right.flatten(-3, -2)
     if outputs == "diagonal":
-        return left @ right
-    product = left[..., 0, :, :] @ right[..., 0, :, :]
-    add = product.addmm_ if product.dim() == 2 else product.baddbmm_
-    for k in range(1, left.shape[-3]):
-        add(left[..., k, :, :], right[..., k, :, :])
-    return product
+        return _product([(left, right)], same)
+    return _product(list(zip(left.unbind(-3), right.unbind(-3), strict=True)), same)
+
+
+def _product(
+    pairs: list[tuple[Tensor, Tensor]], same: bool, scale: float = 1.0, offset: float = 0.0
+) -> Tensor:
+    """offset + scale times the sum of L R^T over the pairs (L, R); `same`: all are pairs (L, L)."""
+    *lead, n, _ = pairs[0][0].shape
+    m, together = pairs[0][1].shape[-2], (math.prod(lead),) if lead else ()
+    found = pairs[0][0].new_full((*together, n, m), offset)
+    panels = list(blocks(n, PANEL)) if same and not found.is_cuda else [slice(None)]
+    for left, right in pairs:
+        if lead:
+            left, right = left.flatten(0, -3), right.flatten(0, -3)
+        for i in panels:
+            j = slice(i.stop)
+            add = found[..., i, j].baddbmm_ if lead else found[..., i, j].addmm_
+            add(left[..., i, :], right[..., j, :].mT, alpha=scale)
+    for i in panels[1:]:
+        found[..., : i.start, i] = found[..., i, : i.start].mT
+    return found.view(*lead, n, m)
 
 
 def _put(product: Tensor, inputs: Tensor | None, tile: Tensor, add: bool) -> None:

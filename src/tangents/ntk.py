@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from tangents.functional import Params, select, stack, stacked
-from tangents.jacobian import LONG, OUTPUTS, Factor, Tangent, blocks, stack_tangents
+from tangents.jacobian import OUTPUTS, Factor, Tangent, blocks, stack_tangents
 from tangents.structure import (
     candidates,
     few_outputs,
@@ -27,6 +27,7 @@ from tangents.structure import (
     transient,
 )
 
+LONG = 4096  # entries of a row that fill the cache by themselves
 TRANSIENT = 2**25  # bytes of what is only needed on the way, where it can be had in parts
 
 

@@ -20,6 +20,7 @@ from tangents.jacobian import Factor, Tangent, blocks, stack_tangents
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
+NARROW = 16  # inputs of a position, below which a product is quicker the other way round
 TOGETHER = 16  # outputs that one pass backward brings back, unless there are convolutions
 
 
@@ -242,8 +243,12 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     def rows(given, into):
         b, a_of_all = vectors(given), a.unsqueeze(axis)
         each = (g, shape[0] // g, a.shape[-1])
-        out = into[0].unflatten(-1, each).squeeze(-4) if into else None
-        summed = torch.matmul(b.mT.unflatten(-2, each[:2]), a_of_all, out=out)
+        of_groups = b.mT.unflatten(-2, each[:2])
+        if each[-1] < NARROW:
+            summed = (a_of_all.mT @ of_groups.mT).mT
+        else:
+            out = into[0].unflatten(-1, each).squeeze(-4) if into else None
+            summed = torch.matmul(of_groups, a_of_all, out=out)
         summed = summed if scale == 1 else summed.mul_(scale)
         found = (summed.flatten(-3), b.sum(-2)) if bias else (summed.flatten(-3),)
         return [v.unsqueeze(-2) for v in found]

@@ -35,10 +35,6 @@ log = logging.getLogger("tangents")
 LOG_SECONDS = 5.0  # between progress lines where stderr is not a terminal
 WAIT_SECONDS = 1.0  # between looks at runs that another process is computing
 
-# Dask has its workers hand freed memory back to the system at once, which doubles the time of a
-# step of training; these keep it (sizes in bytes, read by glibc alone).
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 2**30, "MALLOC_MMAP_THRESHOLD_": 2**25}
-
 
 class SweepError(Exception):
     """Runs that could not be computed (one line, naming the first cause)."""
@@ -228,10 +224,8 @@ def _client(workers: int, scheduler: str | None):
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures reach us as exceptions
     with ExitStack() as opened:
         if scheduler is None:
-            environ = "distributed.nanny.pre-spawn-environ"
-            kept = {environ: dask.config.get(environ) | KEEP_MEMORY}
-            kept["distributed.worker.profile.enabled"] = False  # it looks a hundred times a second
-            opened.enter_context(dask.config.set(kept))
+            # its profiler looks a hundred times a second
+            opened.enter_context(dask.config.set({"distributed.worker.profile.enabled": False}))
             # Without a memory limit: near one, dask pauses a worker, and no run is ever freed.
             scheduler = opened.enter_context(LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0,

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tangents.functional import Params, axpy, difference, inner, norm, select, where
-from tangents.jacobian import Tangent
+from tangents.functional import Params, axpy, difference, hooked, inner, norm, select, where
+from tangents.jacobian import Tangent, blocks
 from tangents.losses import LOSSES, Loss
 from tangents.ntk import tangent
 
 SHORTEST = 1e-30  # step, in units of training time, below which a flow has come to a halt
+CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
 SINGLE = 1e4  # largest trace of dt H at which single precision serves an implicit step
 
 
@@ -128,6 +129,13 @@ class Point(NamedTuple):
             jacobian,
         )
 
+    @classmethod
+    def joined(cls, params: Params, parts: "list[Point]") -> "Point":
+        """The point at `params` from those of some networks after others; without a Jacobian."""
+        _, output, loss, gradient, stiffness, _ = zip(*parts, strict=True)
+        gradient = {k: torch.cat([g[k] for g in gradient]) for k in params}
+        return cls(params, *map(torch.cat, (output, loss)), gradient, torch.cat(stiffness), None)
+
     def select(self, live: Tensor) -> "Point":
         """The networks `live` alone."""
         return Point(
@@ -170,7 +178,8 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
 class Problem:
     """b networks of one kind, their data and output scales: loss (1/alpha^2) mean_i l(y_i F_i).
 
-    F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n).
+    F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n). Passes
+    for a gradient are made for `together` networks at a time, or for all.
     """
 
     module: nn.Module
@@ -179,9 +188,14 @@ class Problem:
     loss: Loss
     alpha: Float[Tensor, " b"]
     f0: Float[Tensor, "b n"]
+    together: int | None = None
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
+        b = len(self.alpha)
+        if not factored and b > (self.together or b):
+            parts = [self.select(i).at(select(params, i), False) for i in blocks(b, self.together)]
+            return Point.joined(params, parts)
         if factored:
             jacobian = tangent(self.module, params, self.x)
             f = jacobian.value[..., 0]
@@ -219,13 +233,19 @@ class Problem:
         signs = y.shape == x.shape[:1] and bool((y.abs() == 1).all())
         _require(signs, f"y must hold one label, -1 or +1, for each of the {len(x)} examples")
         _require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
-        with torch.no_grad():
+        sizes = [1]
+        hooks = (
+            layer.register_forward_hook(lambda *call: sizes.append(call[-1].nbytes))
+            for layer in module.modules()
+        )
+        with torch.no_grad(), hooked(hooks):
             f0 = torch.func.functional_call(module, params, (x,))
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
-        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0])
+        together = None if x.is_cuda else max(1, int(CACHE / max(sizes) * len(alpha)))
+        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], together)
 
-    def select(self, live: Tensor) -> "Problem":
+    def select(self, live: Tensor | slice) -> "Problem":
         """The networks `live` alone."""
         return replace(self, alpha=self.alpha[live], f0=self.f0[live])
 
