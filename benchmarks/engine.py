@@ -7,12 +7,14 @@ Each peer solves each problem in a process of its own, in single precision, on T
 the same weights and inputs. Answers are compared before times. A time is the median of five calls
 after one for warm-up, of more where they took less than a second and of fewer where they took more
 than eight. Memory is what the process holds at its peak during the first call beyond what it held
-before, when it had solved the same problem for two inputs, so that imports do not count. Problems
-that the file holds already are not measured again, unless by a second round, `--again`, whose row
-is kept where it is the quicker.
+before, when it had solved the same problem for two inputs and given back what it had freed, so that
+neither imports nor kept memory count. Packages run as they come: that `tangents` has the C library
+keep freed memory is its own doing. Problems that the file holds already are not measured again,
+unless by a second round, `--again`, whose row is kept where it is the quicker.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import statistics
@@ -66,6 +68,7 @@ def child(peer: str, case: Case, answer: str) -> None:
     settle()
     BUILD[case.task][peer](replace(case, n=2))()  # modules that are imported, pools of threads
     call = BUILD[case.task][peer](case)
+    ctypes.CDLL(None).malloc_trim(0)
     before = psutil.Process().memory_info().rss
     forget_peak()
     value = np.asarray(call())

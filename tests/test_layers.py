@@ -15,7 +15,7 @@ LAYERS = (
     ("functional", "losses", "declaration", "statistics", "provenance", "results", "sources"),
     ("datasets", "models", "kernels", "lanczos"),
     ("jacobian", "structure", "ntk", "stream", "linearised", "curvature", "reversible"),
-    ("train", "optimise", "probes"),
+    ("chain", "train", "optimise", "probes"),
     ("figures", "speed", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),
 )

@@ -14,6 +14,7 @@ ntk           the empirical tangent kernel of any module
 stream        the same on disk, resumable, by one process or many
 linearised    training of the tangent model, many steps at once
 curvature     Hessian norms, Gauss-Newton products and steps
+chain         passes through stacks of small networks, written out
 train         gradient flow of many networks at once
 optimise      gradient descent, momentum and Adam, likewise
 probes        what is measured on a network

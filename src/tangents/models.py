@@ -17,6 +17,7 @@ from tangents.functional import Function, Params, stack
 # a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
 # standard normal z; a test recomputes it by quadrature. Geiger et al. (2020), section 2.1.
 SOFTPLUS_BETA, SOFTPLUS_GAIN = 5.0, 1.40438
+RELU_GAIN = math.sqrt(2.0)
 
 
 def softplus(z: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def softplus(z: Tensor) -> Tensor:
 
 def relu(z: Tensor) -> Tensor:
     """sqrt(2) max(0, z), with unit second moment under N(0, 1)."""
-    return math.sqrt(2.0) * F.relu(z)
+    return RELU_GAIN * F.relu(z)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tangents.chain import Chain
 from tangents.functional import Params, axpy, difference, hooked, inner, norm, select, where
 from tangents.jacobian import Tangent, blocks
 from tangents.losses import LOSSES, Loss
@@ -179,7 +180,7 @@ class Problem:
     """b networks of one kind, their data and output scales: loss (1/alpha^2) mean_i l(y_i F_i).
 
     F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n). Passes
-    for a gradient are made for `together` networks at a time, or for all.
+    for a gradient are made for `together` networks at a time, or for all; written out for a `chain`.
     """
 
     module: nn.Module
@@ -189,6 +190,7 @@ class Problem:
     alpha: Float[Tensor, " b"]
     f0: Float[Tensor, "b n"]
     together: int | None = None
+    chain: Chain | None = None
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
@@ -202,6 +204,12 @@ class Problem:
 
             def pull(r):
                 return jacobian.backward(r.unsqueeze(-1))
+        elif self.chain:
+            f, back = self.chain(params, self.x)
+            f, jacobian = f[..., 0], None
+
+            def pull(r):
+                return back(r.unsqueeze(-1))
         else:
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             with torch.enable_grad():
@@ -235,7 +243,7 @@ class Problem:
         _require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
         sizes = [1]
         hooks = (
-            layer.register_forward_hook(lambda *call: sizes.append(call[-1].nbytes))
+            layer.register_forward_hook(lambda *call: sizes.append(getattr(call[-1], "nbytes", 0)))
             for layer in module.modules()
         )
         with torch.no_grad(), hooked(hooks):
@@ -243,7 +251,8 @@ class Problem:
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
         together = None if x.is_cuda else max(1, int(CACHE / max(sizes) * len(alpha)))
-        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], together)
+        chain = Chain.of(module)
+        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], together, chain)
 
     def select(self, live: Tensor | slice) -> "Problem":
         """The networks `live` alone."""
