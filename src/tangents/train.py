@@ -179,8 +179,8 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
 class Problem:
     """b networks of one kind, their data and output scales: loss (1/alpha^2) mean_i l(y_i F_i).
 
-    F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n). Passes
-    for a gradient are made for `together` networks at a time, or for all; written out for a `chain`.
+    F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n). A pass
+    for a gradient takes `together` networks at a time, or all; that of a `chain` is written out.
     """
 
     module: nn.Module
