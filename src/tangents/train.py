@@ -246,11 +246,17 @@ class Problem:
             layer.register_forward_hook(lambda *call: sizes.append(getattr(call[-1], "nbytes", 0)))
             for layer in module.modules()
         )
-        with torch.no_grad(), hooked(hooks):
-            f0 = torch.func.functional_call(module, params, (x,))
+
+        def f(i: slice) -> Tensor:
+            return torch.func.functional_call(module, select(params, i), (x,))
+
+        with torch.no_grad():
+            with hooked(hooks):
+                f(slice(1))
+            together = len(alpha) if x.is_cuda else max(1, CACHE // max(sizes))
+            f0 = torch.cat([f(i) for i in blocks(len(alpha), together)])
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
-        together = None if x.is_cuda else max(1, int(CACHE / max(sizes) * len(alpha)))
         chain = Chain.of(module)
         return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], together, chain)
 
