@@ -39,6 +39,29 @@ CHAINS = {
     "sequence, no biases": sequence(bias=False),
     "one layer": nn.Sequential(models.Linear(3, 2)),
 }
+
+
+def changed(change):
+    """A chain, but for one change."""
+    module = models.MLP(3, 6, 2, activation="relu")
+    change(module)
+    return module
+
+
+def replaced(module):
+    module.hidden[1] = Other(6, 6)
+
+
+def tied(module):
+    module.hidden.append(module.hidden[1])
+
+
+def buffered(module):
+    weight = module.readout.weight.detach()
+    del module.readout.weight
+    module.readout.register_buffer("weight", weight)
+
+
 first, second = models.Linear(4, 4), models.Linear(4, 4)
 second.weight = first.weight
 OTHERS = {
@@ -51,6 +74,16 @@ OTHERS = {
     "another activation": nn.Sequential(models.Linear(3, 2), nn.Tanh(), models.Linear(2, 1)),
     "a layer twice": nn.Sequential(first, nn.ReLU(), first),
     "a weight twice": nn.Sequential(first, nn.ReLU(), second),
+    "a layer of an MLP replaced": changed(replaced),
+    "a layer of an MLP twice": changed(tied),
+    "a read-out that is not trained": changed(buffered),
+    "a hook": changed(lambda m: m.hidden[0].register_forward_hook(lambda *call: None)),
+    "a parametrised weight": changed(
+        lambda m: nn.utils.parametrizations.orthogonal(m.hidden[1], "weight")
+    ),
+    "a parameter more": changed(
+        lambda m: m.readout.register_parameter("idle", nn.Parameter(torch.zeros(2)))
+    ),
 }
 
 
@@ -61,9 +94,12 @@ def test_a_chain_is_what_automatic_differentiation_finds(name, dtype):
     params = models.initialise_stack(module, [0, 1, 2], dtype)
     params = {k: v + 0.1 * normal(*v.shape, seed=1).to(dtype) for k, v in params.items()}
     before = {k: v.clone() for k, v in params.items()}
-    f, pull = Chain.of(module)(params, x)
+    f, pull = Chain.of(module, params)(params, x)
+    assert f.equal(functional_call(module, params, (x,)))
     u = normal(*f.shape, seed=2).to(dtype)
-    found = pull(u.clone())
+    given = u.clone()
+    found = pull(u)
+    assert u.equal(given)
     assert list(found) == list(params)
     for i in range(3):
         want, back = vjp(lambda p: functional_call(module, p, (x,)), select(params, i))
@@ -75,7 +111,8 @@ def test_a_chain_is_what_automatic_differentiation_finds(name, dtype):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_else_is_left_to_automatic_differentiation(name):
-    assert Chain.of(OTHERS[name]) is None
+    module = OTHERS[name]
+    assert Chain.of(module, dict(module.named_parameters())) is None
 
 
 @pytest.mark.parametrize("loss", ["square", "soft_hinge"])
@@ -85,6 +122,7 @@ def test_training_is_the_same_by_the_chain(loss):
     x = normal(6, 3)
     problem = Problem.start(module, start, x, x[:, 0].sign(), torch.ones(2).double(), loss)
     assert problem.chain
+    assert all((problem.at(start, factored).output == 0).all() for factored in (True, False))
     got, want = (p.at(params, False) for p in (problem, replace(problem, chain=None)))
     for name in ("output", "loss", "stiffness"):
         close(getattr(got, name), getattr(want, name))

@@ -117,6 +117,7 @@ def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
     for constant, value in (
         ("jacobian.TILE", 4),
         ("jacobian.PANEL", 2),
+        ("structure.NARROW", 0),
         ("ntk.LONG", 1),
         ("structure.TOGETHER", 2),
         ("ntk.TRANSIENT", 2**12),

@@ -31,15 +31,17 @@ import ctypes
 
 __version__ = "0.1.0"
 
-KEPT, BLOCK = 2**30, 2**25  # bytes that may be kept; of a block that is always given back
+KEPT, BLOCK = 2**30, 2**25  # bytes
 
 
 def _keep_freed() -> None:
-    """Has the C library keep what is freed, up to `KEPT` bytes, instead of giving it back.
+    """Has the C library keep what is freed at the end of its memory, up to `KEPT` bytes.
 
     Each page that is given back must be fetched and cleared again, which takes longer than the work
     on it: a step of training stacked networks takes up to twice the time. Blocks of `BLOCK` bytes
-    and more go back at once all the same. Only glibc can be told; elsewhere nothing happens.
+    and more that do not fit into what is kept are fetched by themselves and do go back. This takes
+    the place of settings in the environment (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_), such
+    as dask's. Only glibc can be told; elsewhere nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -24,51 +24,56 @@ class Chain:
     gain: float
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Chain | None":
-        """An `MLP` of ReLUs, or a sequence of linear layers and ReLUs; None for all else."""
+    def of(cls, module: nn.Module, params: Params) -> "Chain | None":
+        """An `MLP` of ReLUs, or a sequence of `models.Linear` and ReLUs, without hooks.
+
+        None for all else, as for layers that share a parameter or have one that is not in `params`.
+        """
         if type(module) is models.MLP and module.activation is models.relu:
             found = [(f"hidden.{i}", layer) for i, layer in enumerate(module.hidden)]
-            return cls((*found, ("readout", module.readout)), models.RELU_GAIN)
-        if type(module) is not nn.Sequential or len(module) % 2 == 0:
+            layers, gain = (*found, ("readout", module.readout)), models.RELU_GAIN
+        elif type(module) is nn.Sequential and all(type(v) is nn.ReLU for v in module[1::2]):
+            layers, gain = tuple(module._modules.items())[::2], 1.0
+            if len(module) % 2 == 0:
+                return None
+        else:
             return None
-        layers = tuple(module._modules.items())[::2]
-        linear = all(
-            isinstance(layer, models.Linear) and type(layer).forward is models.Linear.forward
-            for _, layer in layers
-        )
-        relu = all(type(layer) is nn.ReLU for layer in module[1::2])
-        once = len({p for _, layer in layers for p in (layer, *layer.parameters())})
-        alone = once == sum(1 + len(list(layer.parameters())) for _, layer in layers)
-        return cls(layers, 1.0) if linear and relu and alone else None
+        names = set()
+        for name, layer in layers:
+            plain = isinstance(layer, models.Linear)
+            if not plain or type(layer).forward is not models.Linear.forward:
+                return None
+            names |= {f"{name}.weight"} | ({f"{name}.bias"} if layer.bias is not None else set())
+        hooks = any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+        alone = len(names) == len(list(module.parameters()))
+        return cls(layers, gain) if names == params.keys() and alone and not hooks else None
 
     @torch.no_grad()
     def __call__(
         self, params: Params, x: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "b n c"], Callable[[Float[Tensor, "b n c"]], Params]]:
         """The outputs of b networks, and what takes signals u to the gradient of <u, f>, once."""
-        kept, f = [], x.expand(len(next(iter(params.values()))), *x.shape)
+        kept, f = [], x
         for k, (name, layer) in enumerate(self.layers):
-            kept.append(f.relu_() if k else f)
-            f = torch.bmm(f, params[f"{name}.weight"].mT * self._scale(k))
-            if layer.bias is not None:
-                f.add_(params[f"{name}.bias"].unsqueeze(-2))
+            if k:
+                f = f.relu_() if self.gain == 1 else f.relu_().mul_(self.gain)
+            kept.append(f)
+            f = models.affine(f, params[f"{name}.weight"], params.get(f"{name}.bias"), layer.scale)
 
         @torch.no_grad()
         def pull(u: Tensor) -> Params:
             found = {}
             for k, (name, layer) in reversed(list(enumerate(self.layers))):
+                a, weight = kept.pop(), params[f"{name}.weight"]
                 if layer.bias is not None:
                     found[f"{name}.bias"] = u.sum(-2)
-                a, weight = kept.pop(), params[f"{name}.weight"] * self._scale(k)
-                if k:
-                    found[f"{name}.weight"] = (u.mT @ a).mul_(self._scale(k))
-                    u = u * weight if weight.shape[-2] == 1 else torch.bmm(u, weight)
-                    torch.ops.aten.threshold_backward.grad_input(u, a, 0.0, grad_input=u)
-                else:  # quicker so for few inputs
-                    found[f"{name}.weight"] = (x.mT @ u).mT.mul_(self._scale(k))
+                if k == 0:  # quicker so for few inputs
+                    found[f"{name}.weight"] = (x.mT @ u).mT.mul_(layer.scale)
+                    break
+                found[f"{name}.weight"] = (u.mT @ a).mul_(layer.scale)
+                weight = weight * (layer.scale * self.gain)
+                u = u * weight if weight.shape[-2] == 1 else torch.bmm(u, weight)
+                torch.ops.aten.threshold_backward.grad_input(u, a, 0.0, grad_input=u)
             return {k: found[k] for k in params}
 
         return f, pull
-
-    def _scale(self, k: int) -> float:
-        return self.layers[k][1].scale * (self.gain if k else 1.0)

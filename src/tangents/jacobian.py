@@ -39,14 +39,13 @@ class Factor:
     def inputs(self, other: "Factor", i: slice, j: slice) -> Tensor | None:
         """What multiplies the products of signals, s s' A A'^T + 1 (*s, n q, m q'), for some
         examples i and others j."""
-        same = self is other and i == j
         if self.a is None:
             return None
         before = (slice(None),) * (self.b.dim() - 4)
         left, right = self.a[(*before, i)], other.a[(*before, j)]
         if not self.a.is_floating_point():
             return (left.flatten(-2).unsqueeze(-1) == right.flatten(-2).unsqueeze(-2)).to(self.b)
-        pairs = [(left.flatten(-3, -2), right.flatten(-3, -2))]
+        pairs, same = [(left.flatten(-3, -2), right.flatten(-3, -2))], self is other and i == j
         return _product(pairs, same, self.scale * other.scale, float(self.bias is not None))
 
     def squares(self) -> Tensor:
@@ -220,9 +219,10 @@ def _product(
 ) -> Tensor:
     """offset + scale times the sum of L R^T over the pairs (L, R); `same`: all are pairs (L, L)."""
     *lead, n, _ = pairs[0][0].shape
-    m, together = pairs[0][1].shape[-2], (math.prod(lead),) if lead else ()
-    found = pairs[0][0].new_full((*together, n, m), offset)
-    panels = list(blocks(n, PANEL)) if same and not found.is_cuda else [slice(None)]
+    m, flat = pairs[0][1].shape[-2], (math.prod(lead),) if lead else ()
+    found = pairs[0][0].new_full((*flat, n, m), offset)
+    halved = same and found.device.type == "cpu"
+    panels = list(blocks(n, PANEL)) if halved else [slice(None)]
     for left, right in pairs:
         if lead:
             left, right = left.flatten(0, -3), right.flatten(0, -3)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -48,6 +49,19 @@ HEADS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def affine(
+    x: Float[Tensor, "... n d"],
+    weight: Float[Tensor, "b c d"],
+    bias: Float[Tensor, "b c"] | None,
+    scale: float,
+) -> Float[Tensor, "b n c"]:
+    """scale W x + bias for b networks, x shared by them or (b, n, d)."""
+    x = x.expand(len(weight), *x.shape[-2:])
+    if bias is None:
+        return torch.bmm(x, weight.mT * scale)
+    return torch.baddbmm(bias.unsqueeze(-2), x, weight.mT, alpha=scale)
+
+
 class Linear(nn.Linear):
     """z = W x / sqrt(fan-in) + b. Weights (c, d) or, stacked, (b, c, d)."""
 
@@ -59,10 +73,7 @@ class Linear(nn.Linear):
         weight = self.weight
         if weight.dim() == 2:
             return F.linear(x * self.scale, weight, self.bias)
-        x = x.expand(len(weight), *x.shape[-2:])
-        if self.bias is None:
-            return torch.bmm(x, weight.mT * self.scale)
-        return torch.baddbmm(self.bias.unsqueeze(-2), x, weight.mT, alpha=self.scale)
+        return affine(x, weight, self.bias, self.scale)
 
 
 class Conv2d(nn.Conv2d):

@@ -180,7 +180,8 @@ class Problem:
     """b networks of one kind, their data and output scales: loss (1/alpha^2) mean_i l(y_i F_i).
 
     F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). `alpha` (b,), `f0` (b, n). A pass
-    for a gradient takes `together` networks at a time, or all; that of a `chain` is written out.
+    for a gradient takes as many networks at a time as the cache holds the largest layer of, which
+    has `layer` bytes for each network and example (0: all); that of a `chain` is written out.
     """
 
     module: nn.Module
@@ -189,15 +190,15 @@ class Problem:
     loss: Loss
     alpha: Float[Tensor, " b"]
     f0: Float[Tensor, "b n"]
-    together: int | None = None
+    layer: float = 0.0
     chain: Chain | None = None
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
-        b = len(self.alpha)
-        if not factored and b > (self.together or b):
-            parts = [self.select(i).at(select(params, i), False) for i in blocks(b, self.together)]
-            return Point.joined(params, parts)
+        parts = _parts(len(self.alpha), self.layer * len(self.x))
+        if not factored and len(parts) > 1:
+            points = [self.select(i).at(select(params, i), False) for i in parts]
+            return Point.joined(params, points)
         if factored:
             jacobian = tangent(self.module, params, self.x)
             f = jacobian.value[..., 0]
@@ -209,7 +210,7 @@ class Problem:
             f, jacobian = f[..., 0], None
 
             def pull(r):
-                return back(r.unsqueeze(-1))
+                return back(r.unsqueeze(-1).to(f))
         else:
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
             with torch.enable_grad():
@@ -253,16 +254,21 @@ class Problem:
         with torch.no_grad():
             with hooked(hooks):
                 f(slice(1))
-            together = len(alpha) if x.is_cuda else max(1, CACHE // max(sizes))
-            f0 = torch.cat([f(i) for i in blocks(len(alpha), together)])
+            layer = max(sizes) / len(x) if x.device.type == "cpu" else 0.0
+            f0 = torch.cat([f(i) for i in _parts(len(alpha), layer * len(x))])
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
-        chain = Chain.of(module)
-        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], together, chain)
+        chain = Chain.of(module, params)
+        return cls(module, x, y, LOSSES[loss], alpha, f0[..., 0], layer, chain)
 
     def select(self, live: Tensor | slice) -> "Problem":
         """The networks `live` alone."""
         return replace(self, alpha=self.alpha[live], f0=self.f0[live])
+
+
+def _parts(b: int, size: float) -> list[slice]:
+    """Networks whose passes are made together, if one has a layer of `size` bytes; 0: all b."""
+    return list(blocks(b, max(1, int(CACHE / size)) if size else b))
 
 
 def flow(
