@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 import psutil
 from peers import BUILD, measured
-from problems import CASES, Case, operations
+from problems import CASES, Case, operations, passes
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
 LIMIT = 45.0  # seconds a process, building and comparing included
@@ -162,6 +162,7 @@ def compare(case: Case, peers: list[str], table: pd.DataFrame) -> list[dict]:
                 found["share of peak"] = operations(case) / found["seconds"] / peak
             rows.append(case.fields | {"peer": peer, "threads": THREADS} | found)
             rows[-1] |= {"gflop": operations(case) / 1e9, "peak gflop/s": peak / 1e9}
+            rows[-1] |= {"passes gflop": passes(case) / 1e9}
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 

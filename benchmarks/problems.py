@@ -102,3 +102,14 @@ def operations(case: Case) -> float:
         rows = case.c**2 if full else case.c
         total += case.n * (case.n + 1) * (rows * o * i if w.ndim == 4 else rows * o + i)
     return total
+
+
+def passes(case: Case) -> float:
+    """Those of one pass forward and, for each output, one back to all layers but the first."""
+    if case.task != "kernel":
+        return float("nan")
+    each = []
+    for k, (w, _) in enumerate(weights(case.model)):
+        positions = (CNNS[case.model][1] // 2**k) ** 2 if w.ndim == 4 else 1
+        each.append(2.0 * w.size * positions)
+    return case.n * (sum(each) + case.c * sum(each[1:]))

@@ -147,6 +147,17 @@ def peak_share(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def large(frame: pd.DataFrame) -> pd.DataFrame:
+    """The shares of the peak of this package's large kernels, without and with the passes."""
+    mine = (frame["peer"] == OURS) & (frame["task"] == "kernel") & (frame["n"] >= 1024)
+    some = frame[mine]
+    whole = some["share of peak"] * (1 + some["passes gflop"] / some["gflop"])
+    bound = some["gflop"] / (some["gflop"] + some["passes gflop"])
+    columns = {"kernel alone": some["share of peak"], "at most": bound, "with the passes": whole}
+    shown = pd.DataFrame(columns).map("{:.0%}".format)
+    return shown.set_axis(some["problem"].str.removeprefix("kernel, "))
+
+
 def table(frame: pd.DataFrame) -> str:
     """`ratios` as an HTML table; an aim that was missed is marked."""
     names = ("Problem", "Here", "Fastest peer", "Faster", "Aim", "Memory here", "Leanest peer")
