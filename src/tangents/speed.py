@@ -10,6 +10,7 @@ from tangents.figures import MARKERS, PALETTE, panels
 from tangents.results import results_root
 
 OURS = "tangents"
+COLOURS = [*PALETTE[:8], *PALETTE[9:]]  # but for yellow, which is hard to see on white
 KEY = ["task", "model", "n", "outputs"]
 TASKS = {
     "kernel": "kernel",
@@ -93,7 +94,9 @@ def against_size(frame: pd.DataFrame) -> Figure:
             ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             for peer, group in some.groupby("peer", sort=False):
                 place = places[peer]
-                style = dict(color=PALETTE[place % 10], marker=MARKERS[place % len(MARKERS)])
+                style = dict(
+                    color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)]
+                )
                 width = 2.2 if peer == OURS else 1.3
                 (line,) = ax.plot(group["n"], group[name].clip(lower=1e-3), lw=width, **style)
                 shown.setdefault(peer, line)
@@ -118,7 +121,7 @@ def advantage(frame: pd.DataFrame) -> Figure:
             label = None if row.peer in shown else row.peer
             shown.add(row.peer)
             ax.plot(row.seconds / mine, y, MARKERS[place % len(MARKERS)],
-                    color=PALETTE[place % 10], label=label)  # fmt: skip
+                    color=COLOURS[place % len(COLOURS)], label=label)  # fmt: skip
     aims = table.reset_index()
     ax.plot(aims["aim"], aims.index, "|", color="0.2", ms=13, mew=2, label="aim")
     ax.axvline(1, color="0.4", lw=1, ls=":")
@@ -140,7 +143,7 @@ def peak_share(frame: pd.DataFrame) -> Figure:
         place = places[peer]
         size = 8 if peer == OURS else 5
         ax.plot(group["gflop"], group["share of peak"], MARKERS[place % len(MARKERS)],
-                color=PALETTE[place % 10], ms=size, label=peer)  # fmt: skip
+                color=COLOURS[place % len(COLOURS)], ms=size, label=peer)  # fmt: skip
     ax.axhline(1, color="0.4", lw=1, ls=":")
     ax.axhline(0.65, color="0.4", lw=1, ls="--")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
