@@ -312,6 +312,19 @@ def test_networks_in_parts_are_those_all_at_once(net, monkeypatch):
             assert found.params[name].equal(params[name])
 
 
+@pytest.mark.parametrize("factored", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_predictor_begins_at_exactly_zero(factored, dtype, monkeypatch):
+    monkeypatch.setattr(train, "CACHE", 2**16)
+    net = models.ResNet(300, 50, 3)
+    params = models.initialise_stack(net, [0, 1, 2], dtype)
+    x, alpha = normal(500, 300).to(dtype), row(1, 2, 3).to(dtype)
+    y = x[:, 0].sign()
+    problem = Problem.start(net, params, x, y, alpha, "square", factored)
+    assert len(train._parts(3, problem.layer * len(x))) == (1 if factored else 3)
+    assert (problem.at(params, factored).output == 0).all()
+
+
 def test_as_many_networks_go_together_as_the_cache_holds(monkeypatch):
     problem = Problem.start(NET, network(0, 1, 2, 3), X, Y, row(1, 1, 1, 1), "square")
     assert problem.layer == 8 * 8  # eight units

@@ -232,8 +232,12 @@ class Problem:
         return Point(params, output, loss, gradient, self.loss.curvature(margin) / n, jacobian)
 
     @classmethod
-    def start(cls, module, params: Params, x: Tensor, y: Tensor, alpha: Tensor, loss: str):
-        """The problem of b networks that start at `params`. ValueError for unusable input."""
+    def start(cls, module, params: Params, x, y, alpha, loss: str, factored: bool = False):
+        """The problem of b networks that start at `params`. ValueError for unusable input.
+
+        Say if points will be asked for with the `factored` Jacobian: f0 is then rounded as it is in
+        these, and the predictor begins at zero.
+        """
         _require(loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
         _require(len(x) > 0 and alpha.numel() > 0, "there are no examples, or no networks")
         _positive("alpha", alpha)
@@ -254,7 +258,8 @@ class Problem:
         with torch.no_grad():
             with hooked(hooks):
                 f(slice(1))
-            layer = max(sizes) / len(x) if x.device.type == "cpu" else 0.0
+            parts = x.device.type == "cpu" and not factored
+            layer = max(sizes) / len(x) if parts else 0.0
             f0 = torch.cat([f(i) for i in _parts(len(alpha), layer * len(x))])
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
@@ -290,10 +295,11 @@ def flow(
     loss none converges: its flow ends at the margin. Raises ValueError for input that cannot be
     trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
-    problem = Problem.start(module, params, x, y, alpha, loss)
+    rule = rule or GradientFlow()
+    problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit)
     _positive("dt", dt)
     _require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
-    return _integrate(problem, params, dt, rule or GradientFlow(), max_steps)
+    return _integrate(problem, params, dt, rule, max_steps)
 
 
 def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: int):
