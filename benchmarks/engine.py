@@ -161,8 +161,11 @@ def compare(case: Case, peers: list[str], table: pd.DataFrame) -> list[dict]:
             if "seconds" in found:
                 found["share of peak"] = operations(case) / found["seconds"] / peak
             rows.append(case.fields | {"peer": peer, "threads": THREADS} | found)
-            rows[-1] |= {"gflop": operations(case) / 1e9, "peak gflop/s": peak / 1e9}
-            rows[-1] |= {"passes gflop": passes(case) / 1e9}
+            rows[-1] |= {
+                "gflop": operations(case) / 1e9,
+                "peak gflop/s": peak / 1e9,
+                "passes gflop": passes(case) / 1e9,
+            }
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 

@@ -13,7 +13,7 @@ from torch.func import functional_call, hessian
 
 from tangents import models
 from tangents.functional import Params, stack
-from tangents.train import Problem
+from tangents.train import Point, Problem
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -30,6 +30,13 @@ def all_close(got: Params, want: Params, times: float = 1e3, order: float = 1.0)
     assert got.keys() == want.keys()
     for name in want:
         close(got[name], want[name], times, order)
+
+
+def points_close(got: Point, want: Point) -> None:
+    """But for their parameters and Jacobians."""
+    for name in ("output", "loss", "stiffness"):
+        close(getattr(got, name), getattr(want, name))
+    all_close(got.gradient, want.gradient)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

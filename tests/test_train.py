@@ -14,7 +14,7 @@ from tangents.functional import select
 from tangents.losses import LOSSES, soft_hinge
 from tangents.ntk import ntk
 from tangents.train import ContinuousMomentum, GradientFlow, Problem, flow
-from tests.cases import all_close, close, exact_flow, flat, normal
+from tests.cases import all_close, close, exact_flow, flat, normal, points_close
 
 N, D = 6, 4
 X = normal(N, D, seed=2)
@@ -101,12 +101,7 @@ def dense(params, i):
 
 
 @pytest.mark.parametrize(
-    "loss, times, bound",
-    [
-        ("square", 1, 1e-3),
-        ("square", 1e3, 1e-6),
-        ("soft_hinge", 1, 0.1),
-    ],
+    "loss, times, bound", [("square", 1, 1e-3), ("square", 1e3, 1e-6), ("soft_hinge", 1, 0.1)]
 )
 def test_implicit_direction_solves_the_linear_system(loss, times, bound):
     """While the step is moderate to single precision: the matrix, of trace up to 1e4 and with 1 for
@@ -305,11 +300,8 @@ def test_networks_in_parts_are_those_all_at_once(net, monkeypatch):
         assert len(train._parts(3, problem.layer * len(x))) == 4 - together
         found = problem.at(params, False)
         close(Problem.start(net, start, x, Y, alpha, "square").f0, problem.f0)
-        for name in ("output", "loss", "stiffness"):
-            close(getattr(found, name), getattr(other, name))
-        for name in params:
-            close(found.gradient[name], other.gradient[name])
-            assert found.params[name].equal(params[name])
+        points_close(found, other)
+        assert all(found.params[name].equal(params[name]) for name in params)
 
 
 @pytest.mark.parametrize("factored", [True, False])

@@ -74,14 +74,18 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _colours(frame: pd.DataFrame) -> dict[str, int]:
-    return {peer: place for place, peer in enumerate(dict.fromkeys(frame["peer"]))}
+def _styles(frame: pd.DataFrame) -> dict[str, dict]:
+    """How each peer is drawn, in all figures alike."""
+    return {
+        peer: dict(color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)])
+        for place, peer in enumerate(dict.fromkeys(frame["peer"]))
+    }
 
 
 def against_size(frame: pd.DataFrame) -> Figure:
     """Time and memory of the kernel of a fully connected network against the number of inputs."""
     fig, axes = panels(2, rows=2)
-    places = _colours(frame)
+    styles = _styles(frame)
     kernels = frame[(frame["task"] == "kernel") & (frame["model"] == "mlp")]
     shown = {}
     for column, (outputs, title) in enumerate({"full": "all outputs", "trace": "trace"}.items()):
@@ -93,12 +97,10 @@ def against_size(frame: pd.DataFrame) -> Figure:
             ax.set_xticks(sizes, [str(n) for n in sizes])
             ax.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             for peer, group in some.groupby("peer", sort=False):
-                place = places[peer]
-                style = dict(
-                    color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)]
-                )
                 width = 2.2 if peer == OURS else 1.3
-                (line,) = ax.plot(group["n"], group[name].clip(lower=1e-3), lw=width, **style)
+                (line,) = ax.plot(
+                    group["n"], group[name].clip(lower=1e-3), lw=width, **styles[peer]
+                )
                 shown.setdefault(peer, line)
     fig.legend(shown.values(), shown, loc="outside upper center", ncols=3)
     return fig
@@ -106,7 +108,7 @@ def against_size(frame: pd.DataFrame) -> Figure:
 
 def advantage(frame: pd.DataFrame) -> Figure:
     """How many times longer each peer takes, problem by problem, and what was aimed at."""
-    places, table = _colours(frame), ratios(frame)
+    styles, table = _styles(frame), ratios(frame)
     fig, (ax,) = panels(1, height=0.36 * len(table) + 1.2)
     fig.set_figwidth(8.0)
     ax.set(xscale="log", xlabel="time of a peer / time of tangents")
@@ -117,11 +119,9 @@ def advantage(frame: pd.DataFrame) -> Figure:
         for row in group.itertuples():
             if row.peer in (OURS, "one step of the network"):
                 continue
-            place = places[row.peer]
             label = None if row.peer in shown else row.peer
             shown.add(row.peer)
-            ax.plot(row.seconds / mine, y, MARKERS[place % len(MARKERS)],
-                    color=COLOURS[place % len(COLOURS)], label=label)  # fmt: skip
+            ax.plot(row.seconds / mine, y, ls="", label=label, **styles[row.peer])
     aims = table.reset_index()
     ax.plot(aims["aim"], aims.index, "|", color="0.2", ms=13, mew=2, label="aim")
     ax.axvline(1, color="0.4", lw=1, ls=":")
@@ -138,12 +138,11 @@ def peak_share(frame: pd.DataFrame) -> Figure:
     ax.set(xscale="log", yscale="log", xlabel="operations needed (GFLOP)",
            ylabel="share of the matrix-product peak")  # fmt: skip
     kernels = frame[frame["task"] == "kernel"].dropna(subset=["seconds"])
-    places = _colours(frame)
+    styles = _styles(frame)
     for peer, group in kernels.groupby("peer", sort=False):
-        place = places[peer]
         size = 8 if peer == OURS else 5
-        ax.plot(group["gflop"], group["share of peak"], MARKERS[place % len(MARKERS)],
-                color=COLOURS[place % len(COLOURS)], ms=size, label=peer)  # fmt: skip
+        style = dict(ls="", ms=size, label=peer, **styles[peer])
+        ax.plot(group["gflop"], group["share of peak"], **style)
     ax.axhline(1, color="0.4", lw=1, ls=":")
     ax.axhline(0.65, color="0.4", lw=1, ls="--")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

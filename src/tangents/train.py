@@ -246,21 +246,13 @@ class Problem:
         signs = y.shape == x.shape[:1] and bool((y.abs() == 1).all())
         _require(signs, f"y must hold one label, -1 or +1, for each of the {len(x)} examples")
         _require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
-        sizes = [1]
-        hooks = (
-            layer.register_forward_hook(lambda *call: sizes.append(getattr(call[-1], "nbytes", 0)))
-            for layer in module.modules()
-        )
-
-        def f(i: slice) -> Tensor:
-            return torch.func.functional_call(module, select(params, i), (x,))
-
+        whole = factored or x.device.type != "cpu"
         with torch.no_grad():
-            with hooked(hooks):
-                f(slice(1))
-            parts = x.device.type == "cpu" and not factored
-            layer = max(sizes) / len(x) if parts else 0.0
-            f0 = torch.cat([f(i) for i in _parts(len(alpha), layer * len(x))])
+            layer = 0.0 if whole else _largest_layer(module, select(params, slice(1)), x)
+            f0 = torch.cat([
+                torch.func.functional_call(module, select(params, i), (x,))
+                for i in _parts(len(alpha), layer * len(x))
+            ])  # fmt: skip
         want, got = (len(alpha), len(x), 1), tuple(f0.shape)
         _require(got == want, f"outputs must have shape (b, n, 1) = {want}, got {got}")
         chain = Chain.of(module, params)
@@ -269,6 +261,18 @@ class Problem:
     def select(self, live: Tensor | slice) -> "Problem":
         """The networks `live` alone."""
         return replace(self, alpha=self.alpha[live], f0=self.f0[live])
+
+
+def _largest_layer(module: nn.Module, params: Params, x: Tensor) -> float:
+    """Bytes an example of the largest output of a layer, of the networks `params`."""
+    sizes = [1]
+    hooks = (
+        layer.register_forward_hook(lambda *call: sizes.append(getattr(call[-1], "nbytes", 0)))
+        for layer in module.modules()
+    )
+    with hooked(hooks):
+        torch.func.functional_call(module, params, (x,))
+    return max(sizes) / len(x)
 
 
 def _parts(b: int, size: float) -> list[slice]:
