@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 
 # Before anything imports them. The others annotate no shapes.
 CHECKED = """
-functional losses models kernels lanczos jacobian structure ntk stream linearised curvature
+functional losses models kernels lanczos jacobian structure plan ntk stream linearised curvature
 train optimise probes
 """
 hook = install_import_hook([f"tangents.{name}" for name in CHECKED.split()], "beartype.beartype")

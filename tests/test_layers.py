@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 LAYERS = (
     ("functional", "losses", "declaration", "statistics", "provenance", "results", "sources"),
     ("datasets", "models", "kernels", "lanczos"),
-    ("jacobian", "structure", "ntk", "stream", "linearised", "curvature", "reversible"),
+    ("jacobian", "structure", "plan", "ntk", "stream", "linearised", "curvature", "reversible"),
     ("chain", "train", "optimise", "probes"),
     ("figures", "speed", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
     ("cli", "__main__"),

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev, vjp
 
-from tangents import models, structure
-from tangents import ntk as engine
+from tangents import models, plan, structure
 from tangents.functional import select, stack
 from tangents.jacobian import OUTPUTS, TILE
-from tangents.ntk import ntk, tangent
+from tangents.ntk import Work, ntk, tangent
 from tests.cases import CASES, MODULES, STACKS, Applied, all_close, close, flat, like, name, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, in vmap
@@ -72,7 +71,7 @@ def test_tangent_is_the_jacobian(case):
 @pytest.mark.parametrize("case", MODULES, ids=name)
 def test_which_layers_are_structured(case):
     params, x = case.params(), case.x(3)
-    assert engine._plan(case.module, params, x, 0).structured == set(case.structured)
+    assert plan.Plan.of(case.module, params, x, 0).structured == set(case.structured)
 
 
 @pytest.mark.parametrize("case", (*STACKS, *MODULES), ids=name)
@@ -113,14 +112,14 @@ def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch):
         return [ntk(module, params, x, other, outputs, **options) for other in (None, x2)]
 
     want = kernels()
-    got = [kernels(budget=1e4)]
+    got = [kernels(budget=budget) for budget in (1e3, 1e4, 3e4, 1e5)]
     for constant, value in (
         ("jacobian.TILE", 4),
         ("jacobian.PANEL", 2),
         ("structure.NARROW", 0),
-        ("ntk.LONG", 1),
+        ("plan.LONG", 1),
         ("structure.TOGETHER", 2),
-        ("ntk.TRANSIENT", 2**12),
+        ("plan.TRANSIENT", 2**12),
     ):
         monkeypatch.setattr(f"tangents.{constant}", value)
         got.append(kernels())
@@ -136,12 +135,13 @@ def test_parts_change_nothing(case, monkeypatch):
     params, several, x = case.params(), case.stack(0, 1), case.x(3)
     want = [ntk(case.module, params, x, None, outputs) for outputs in OUTPUTS]
     monkeypatch.setattr("tangents.structure.TOGETHER", 1)
-    monkeypatch.setattr("tangents.ntk.TRANSIENT", 1)
-    monkeypatch.setattr("tangents.ntk.LONG", 0)
-    monkeypatch.setattr(engine, "_PLANS", WeakKeyDictionary())
+    monkeypatch.setattr("tangents.plan.TRANSIENT", 1)
+    monkeypatch.setattr("tangents.plan.LONG", 0)
+    monkeypatch.setattr(plan, "_PLANS", WeakKeyDictionary())
     for outputs, kernel in zip(OUTPUTS, want, strict=True):
-        close(ntk(case.module, params, x, None, outputs), kernel)
-        close(ntk(case.module, several, x, None, outputs)[0], kernel)
+        for budget in (None, 1e4, 1e2):
+            close(ntk(case.module, params, x, None, outputs, budget), kernel)
+            close(ntk(case.module, several, x, None, outputs, budget)[0], kernel)
 
 
 def test_outputs_share_a_pass(monkeypatch):
@@ -157,11 +157,29 @@ def test_outputs_share_a_pass(monkeypatch):
 
 
 def test_a_trace_of_long_rows_is_summed_output_by_output(monkeypatch):
-    monkeypatch.setattr("tangents.ntk.LONG", 10)
+    monkeypatch.setattr("tangents.plan.LONG", 10)
     module = models.ConvNet(1, 2, c=3)
     params, x = models.initialise(module, 0), normal(2, 1, 19, 19)
-    assert engine.Work.plan(module, params, x, None, "trace", None).stream
-    assert not engine.Work.plan(module, params, x, None, "full", None).stream
+    assert Work.of(module, params, x, None, "trace", None).thin().group == 1
+    assert Work.of(module, params, x, None, "full", None).thin().group == 0
+
+
+def test_a_budget_is_kept_by_outputs_at_a_time_and_by_blocks():
+    module = models.MLP(3, 40, 2, c=8)
+    params, x = models.initialise(module, 0), normal(20, 3)
+
+    def parts(outputs, budget):
+        work = Work.of(module, params, x, None, outputs, budget).thin()
+        return work.group, len(work.places())
+
+    row = 8 * (8 * 2 * 40 + 8 + 3 + 2 * 40)  # bytes of an example's factors
+    assert parts("trace", 2 * 20 * row) == parts("full", 2 * 20 * row) == (0, 1)
+    assert [parts("trace", budget * 20 * row)[0] for budget in (1.2, 0.6)] == [2, 1]
+    assert parts("trace", 20 * row / 10)[0] == 0
+    counts = [parts("full", 20 * row / part)[1] for part in (1, 2, 4, 8)]
+    assert counts == sorted(set(counts))
+    with pytest.raises(ValueError, match=r"a number of bytes above 0, got -1\.0"):
+        ntk(module, params, x, budget=-1.0)
 
 
 def test_no_examples_have_an_empty_kernel():

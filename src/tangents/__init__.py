@@ -10,6 +10,7 @@ kernels       distances between kernels, and what a fixed kernel learns
 lanczos       eigenvalues of operators that are known by their products
 jacobian      the Jacobian as a linear operator in factored form
 structure     what layers contribute to it
+plan          which way it comes, for any module
 ntk           the empirical tangent kernel of any module
 stream        the same on disk, resumable, by one process or many
 linearised    training of the tangent model, many steps at once

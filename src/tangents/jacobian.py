@@ -73,11 +73,14 @@ class Tangent:
     value: Float[Tensor, "*s n c"]
     factors: tuple[Factor, ...]
 
-    def gram(self, other: "Tangent | None" = None, outputs: str = "full") -> Tensor:
+    def gram(
+        self, other: "Tangent | None" = None, outputs: str = "full", out: Tensor | None = None
+    ) -> Tensor:
         """J J'^T with the Jacobian at other inputs, J J^T without: (*s, n, m, c, c).
 
-        The "diagonal" over outputs alone is (*s, n, m, c), the "trace" over them (*s, n, m). Raises
-        ValueError for another choice of `outputs`, and for the Jacobian of another network.
+        The "diagonal" over outputs alone is (*s, n, m, c), the "trace" over them (*s, n, m). It is
+        written to `out` if given. Raises ValueError for another choice of `outputs`, and for the
+        Jacobian of another network.
         """
         _require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
         alike = other is None or self._kind() == other._kind()
@@ -85,10 +88,12 @@ class Tangent:
         second = other or self
         *s, n, c = self.value.shape
         m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
-        found = self.value.new_empty(*s, 1 if trace else c, n, c if full else 1, m)
+        shape = (*s, n, m, *[c] * {"full": 2, "diagonal": 1, "trace": 0}[outputs])
+        out = blank(self.value, shape, outputs) if out is None else out
+        found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         size = max(1, TILE // positions)  # the examples of a tile
-        group = c if trace else max(1, size // max(n, m, 1))  # and its outputs
+        group, across = (c if trace else max(1, size // max(1, v)) for v in (n, m))  # and outputs
         pairs = list(zip(self.factors, second.factors, strict=True))
 
         def tile(k: slice, i: slice, p: slice, j: slice) -> Tensor:
@@ -98,7 +103,7 @@ class Tangent:
             for j in blocks(m if other else i.stop, size):
                 inputs = [f.inputs(g, i, j) for f, g in pairs]
                 for k in blocks(c, group):
-                    for p in blocks(c, group) if full else [k]:
+                    for p in blocks(c, across) if full else [k]:
                         if other is None and i == j and p.start > k.start:
                             continue
                         for place, ((f, g), a) in enumerate(zip(pairs, inputs, strict=True)):
@@ -108,9 +113,7 @@ class Tangent:
                             _put(product, a, tile(k, i, p, j), add=place > 0)
                         if other is None and (i != j or k != p):
                             tile(p, j, k, i).copy_(tile(k, i, p, j).movedim((-2, -1), (-4, -3)))
-        if full:
-            return found.movedim((-4, -2), (-2, -1))
-        return found[..., 0, :, 0, :] if trace else found.squeeze(-2).movedim(-3, -1)
+        return out
 
     def _kind(self) -> tuple:
         """What the Jacobians of one network have in common at all inputs."""
@@ -196,6 +199,27 @@ def stack_tangents(networks: list[Tangent]) -> Tangent:
     """The Jacobians of several networks of one kind on a leading axis."""
     first, *others = (t.map(lambda v: v.unsqueeze(0)) for t in networks)
     return first.map(lambda *v: torch.cat(v), *others)
+
+
+def blank(like: Tensor, shape: tuple[int, ...], outputs: str) -> Tensor:
+    """Room for a kernel of this shape, (*s, n, m), (*s, n, m, c) or (*s, n, m, c, c), output by
+    output in memory, as `Tangent.gram` goes through it."""
+    if outputs == "trace":
+        return like.new_empty(shape)
+    if outputs == "diagonal":
+        *s, n, m, c = shape
+        return like.new_empty(*s, c, n, m).movedim(-3, -1)
+    *s, n, m, c, _ = shape
+    return like.new_empty(*s, c, n, c, m).movedim((-4, -2), (-2, -1))
+
+
+def _by_output(kernel: Tensor, outputs: str) -> Tensor:
+    """A kernel as (*s, k, n, l, m), one for outputs k and l that are summed or the same."""
+    if outputs == "trace":
+        return kernel.unsqueeze(-2).unsqueeze(-4)
+    if outputs == "diagonal":
+        return kernel.movedim(-1, -3).unsqueeze(-2)
+    return kernel.movedim((-2, -1), (-4, -2))
 
 
 def blocks(n: int, size: int) -> Iterator[slice]:

@@ -10,7 +10,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +55,12 @@ def ntk_on_disk(
         if not known:
             raise ValueError(f"{path} exists, and no {journal.name} says which kernel it holds")
         return np.load(path, mmap_mode="r")
-    work = Work.plan(module, params, x1, x2, outputs, budget)
+    work = Work.of(module, params, x1, x2, outputs, budget)
     if not known or not part.exists():
         _reserve(part, work)
-        known = [{"kernel": head, "size": min(BLOCK, work.size)}]
-    work = replace(work, size=known[0]["size"])
+        known = [{"kernel": head, "size": work.square(BLOCK).rows}]
+    size = known[0]["size"]
+    work = work.square(size).in_blocks(size, size)
     journal.write_text("".join(json.dumps(line) + "\n" for line in known), encoding="utf-8")
     done = {tuple(line["block"]) for line in known[1:]}
     places = [(i, j) for i, j in work.places() if (i.start, j.start) not in done]
@@ -95,7 +95,8 @@ def _write(part: Path, work: Work, i: slice, j: slice) -> None:
     with _ALONE:  # a block hooks the module and keeps its rows: threads would mix theirs up
         tile = work.tile(i, j).cpu().numpy()
     out = np.load(part, mmap_mode="r+")
-    work.put(tile, i, j, out)
+    out[work.at(i, j)] = tile
+    work.mirror(i, j, out)
     out.flush()
 
 

@@ -142,8 +142,18 @@ def structured(
         passes = None  # and with it all that was recorded of the last examples
         passes = Passes(module, params, x[i], names)
         values.append(passes.value)
-        inputs.append(passes.inputs())
         axis, c = passes.value.dim() - 2, passes.value.shape[-1]
+        before = (slice(None),) * axis
+        if size >= len(x):
+            inputs = passes.inputs()
+        else:
+            inputs = inputs or [
+                None if a is None else a.new_empty(*a.shape[:axis], len(x), *a.shape[axis + 1 :])
+                for a in passes.inputs()
+            ]
+            for place, a in zip(inputs, passes.inputs(), strict=True):
+                if a is not None:
+                    place[(*before, i)] = a
         if not passes.places:
             b = []
         elif c <= passes.together and size >= len(x):
@@ -151,28 +161,33 @@ def structured(
         else:
             b = b or passes.empty(c, len(x))
             for k in blocks(c, passes.together):
-                passes.signals(k, [v[(*[slice(None)] * axis, k, i)] for v in b])
-    inputs = [None if a[0] is None else _joined([*a], axis) for a in zip(*inputs, strict=True)]
+                passes.signals(k, [v[(*before, k, i)] for v in b])
     return _joined(values, axis), passes.factors(inputs, b)
 
 
 def few_outputs(
-    module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
+    module: nn.Module, params: Params, x: Tensor, names: frozenset[str], group: int
 ) -> Iterator[tuple[slice, Tensor, list[Factor]]]:
-    """`structured` for some outputs after others, in memory that each leave to the next."""
+    """`structured` for `group` outputs after others, in memory that each leave to the next."""
     passes = Passes(module, params, x, names)
     c = passes.value.shape[-1]
-    b = passes.empty(min(c, passes.together), len(x))
-    for k in blocks(c, passes.together):
+    b = passes.empty(min(c, group), len(x))
+    for k in blocks(c, group):
         some = [v[..., : k.stop - k.start, :, :, :] for v in b]
         if passes.places:
             passes.signals(k, some)
         yield k, passes.value[..., k], passes.factors(passes.inputs(), some)
 
 
-def transient(module: nn.Module, params: Params, x: Tensor, names: frozenset[str]) -> int:
-    """Numbers that `structured` holds beside the factors until the passes back are done."""
-    return sum(share.transient for share, _ in Passes(module, params, x, names).shares)
+def transient(
+    module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
+) -> tuple[int, int, int]:
+    """Numbers that `structured` holds beside the factors: those of the layers until the passes back
+    are done, and those that a pass brings for an output; for how many outputs it does."""
+    passes = Passes(module, params, x, names)
+    kept = sum(share.transient for share, _ in passes.shares)
+    returned = sum(z.numel() for z in passes.places)
+    return kept, returned, min(passes.value.shape[-1], passes.together)
 
 
 @torch.enable_grad()
