@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 from problems import (
+    BUDGETS,
     CNNS,
     MLPS,
     PHASE,
@@ -17,6 +18,7 @@ from problems import (
     STACK,
     STEPS,
     Case,
+    budgets,
     inputs,
     targets,
     weights,
@@ -59,11 +61,17 @@ def flat(params) -> np.ndarray:
     return np.concatenate([np.asarray(v).ravel() for v in params.values()])
 
 
-def tangents_kernel(case):
-    from tangents.ntk import ntk
+def tangents_kernel(megabytes: int | None = None):
+    """Within a budget if given."""
+    budget = megabytes and megabytes * 2.0**20
 
-    module, params, x, _ = torch_problem(case)
-    return lambda: ntk(module, params, x, outputs=case.outputs).numpy()
+    def build(case):
+        from tangents.ntk import ntk
+
+        module, params, x, _ = torch_problem(case)
+        return lambda: ntk(module, params, x, outputs=case.outputs, budget=budget).numpy()
+
+    return build
 
 
 def tangents_step(case):
@@ -537,7 +545,8 @@ def neural_tangents_closed(case):
 
 BUILD = {
     "kernel": {
-        "tangents": tangents_kernel,
+        "tangents": tangents_kernel(),
+        **{f"tangents, {mb} MB": tangents_kernel(mb) for mb in sorted(BUDGETS)},
         "neural-tangents 3": neural_tangents_kernel(3),
         "neural-tangents 1": neural_tangents_kernel(1),
         "nngeometry": nngeometry_array,
@@ -570,6 +579,8 @@ BUILD = {
 
 def measured(case: Case, peer: str) -> bool:
     """Whether a peer computes this: asdl knows no cross terms, backpack a single output only."""
+    if peer.startswith("tangents, "):
+        return int(peer.split()[1]) in budgets(case)
     if case.task == "kernel" and case.c > 1:
         return peer != "backpack" and not (peer == "asdl" and case.outputs == "full")
     return True

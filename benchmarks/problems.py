@@ -50,6 +50,17 @@ CASES = (
 )
 
 
+def budgets(case: Case) -> tuple[int, ...]:
+    """MB beside the kernel that it is also computed in."""
+    if case.model in CNNS:
+        return case.n // 2, case.n, 2 * case.n
+    least = {64: 2, 256: 4}.get(case.n, 8)
+    return least, 2 * least, 4 * least
+
+
+BUDGETS = {mb for case in CASES if case.task == "kernel" for mb in budgets(case)}
+
+
 def weights(model: str, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight, bias) of each layer, as torch holds them: (out, in) and (out, in, 3, 3)."""
     rng = np.random.default_rng(seed)

@@ -112,7 +112,7 @@ class _Side(NamedTuple):
         if activation == "relu":
             apart = bool((found[0] > 0).all())
             _require(apart, "an input of zeros lies at the kink of relu, which has no kernel there")
-            x = x / found[0].sqrt()[:, None]
+            x.div_(found[0].sqrt()[:, None])  # ours: the quotient above
         return cls(x, found)
 
     def rows(self, i: slice) -> "_Side":

@@ -65,9 +65,8 @@ class Plan(NamedTuple):
             return plans[key]
         two = x[:2] if len(x) > 1 else torch.cat([x, x])
         one = select(params, 0) if b else params
-        with torch.backends.cudnn.flags(
-            enabled=True, allow_tf32=False
-        ):  # it rounds to three digits
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 has three digits
+        with exact:
             plan = _verified(module, *_shaken(module, one, two))
             if b:
                 plan = plan._replace(stacks=_takes_stacks(module, one, two))

@@ -10,8 +10,8 @@ from tangents.figures import MARKERS, PALETTE, panels
 from tangents.results import results_root
 
 OURS = "tangents"
+LEAN = rf"{OURS}, (\d+) MB"  # within a budget
 COLOURS = [*PALETTE[:8], *PALETTE[9:]]  # but for yellow, which is hard to see on white
-KEY = ["task", "model", "n", "outputs"]
 TASKS = {
     "kernel": "kernel",
     "step": "Gauss–Newton step",
@@ -31,12 +31,21 @@ AIMS = {
     ("stack", ""): 1.5,
     ("closed", ""): 4.0,
 }
+TRADED = [
+    "mlp, all outputs, n = 256",
+    "mlp, all outputs, n = 1024",
+    "mlp, one output, n = 2048",
+    "mlp, trace, n = 256",
+    "mlp, trace, n = 1024",
+    "cnn 28, all outputs, n = 64",
+]
 
 
 def load(table: str) -> pd.DataFrame:
-    """Rows of a measurement, with the name of each problem in words."""
+    """Rows of a measurement, with the problem in words and the budget in MB, if there was one."""
     frame = pd.read_csv(results_root() / table)
     frame["outputs"] = frame["outputs"].fillna("")
+    frame["budget"] = frame["peer"].str.extract(LEAN, expand=False).astype(float)
     frame["problem"] = [_words(row) for row in frame.itertuples()]
     return frame
 
@@ -55,20 +64,32 @@ def _aim(row) -> float:
     return AIMS.get((row["task"], kind), np.nan)
 
 
+def packages(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a time of all packages as they come, without a budget."""
+    some = frame["budget"].isna() & (frame["peer"] != "one step of the network")
+    return frame[some].dropna(subset=["seconds"])
+
+
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a problem: our time and memory, the fastest peer's, and how many times faster."""
-    peers = frame[frame["peer"] != "one step of the network"].dropna(subset=["seconds"])
-    rows = []
-    for _, group in peers.groupby(KEY, sort=False):
+    """One row a problem: our time and memory, the fastest peer's, and how many times faster.
+
+    And the quickest run within a budget that took less memory than any peer, if there is one.
+    """
+    limited, rows = frame[frame["budget"].notna()].dropna(subset=["seconds"]), []
+    for name, group in packages(frame).groupby("problem", sort=False):
         ours, others = group[group["peer"] == OURS], group[group["peer"] != OURS]
         if len(ours) and len(others):
             mine, best = ours.iloc[0], others.loc[others["seconds"].idxmin()]
             leanest = others.loc[others["mb"].idxmin()]
+            lean = limited[(limited["problem"] == name) & (limited["mb"] < leanest["mb"])]
+            lean = {"mb": np.nan} if lean.empty else lean.loc[lean["seconds"].idxmin()]
             rows.append({
-                "problem": mine["problem"], "task": mine["task"], "seconds": mine["seconds"],
+                "problem": name, "task": mine["task"], "seconds": mine["seconds"],
                 "peer": best["peer"], "peer seconds": best["seconds"],
                 "ratio": best["seconds"] / mine["seconds"], "aim": _aim(mine), "mb": mine["mb"],
                 "leanest": leanest["peer"], "least mb": leanest["mb"],
+                "leanest seconds": leanest["seconds"],
+                "lean mb": lean["mb"], "lean seconds": lean.get("seconds", np.nan),
                 "share of peak": mine["share of peak"], "deviation": others["deviation"].max(),
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -76,9 +97,10 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _styles(frame: pd.DataFrame) -> dict[str, dict]:
     """How each peer is drawn, in all figures alike."""
+    names = dict.fromkeys(frame.loc[frame["budget"].isna(), "peer"])
     return {
         peer: dict(color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)])
-        for place, peer in enumerate(dict.fromkeys(frame["peer"]))
+        for place, peer in enumerate(names)
     }
 
 
@@ -86,10 +108,11 @@ def against_size(frame: pd.DataFrame) -> Figure:
     """Time and memory of the kernel of a fully connected network against the number of inputs."""
     fig, axes = panels(2, rows=2)
     styles = _styles(frame)
-    kernels = frame[(frame["task"] == "kernel") & (frame["model"] == "mlp")]
+    kernels = packages(frame)
+    kernels = kernels[(kernels["task"] == "kernel") & (kernels["model"] == "mlp")]
     shown = {}
     for column, (outputs, title) in enumerate({"full": "all outputs", "trace": "trace"}.items()):
-        some = kernels[kernels["outputs"] == outputs].dropna(subset=["seconds"])
+        some = kernels[kernels["outputs"] == outputs]
         for row, (name, label) in enumerate((("seconds", "time (s)"), ("mb", "memory (MB)"))):
             ax = axes[2 * row + column]
             ax.set(xscale="log", yscale="log", xlabel="inputs $n$", ylabel=f"{title}: {label}")
@@ -114,11 +137,9 @@ def advantage(frame: pd.DataFrame) -> Figure:
     ax.set(xscale="log", xlabel="time of a peer / time of tangents")
     shown = set()
     for y, name in enumerate(table["problem"]):
-        group = frame[(frame["problem"] == name)].dropna(subset=["seconds"])
+        group = packages(frame[frame["problem"] == name])
         mine = group.loc[group["peer"] == OURS, "seconds"].iloc[0]
-        for row in group.itertuples():
-            if row.peer in (OURS, "one step of the network"):
-                continue
+        for row in group[group["peer"] != OURS].itertuples():
             label = None if row.peer in shown else row.peer
             shown.add(row.peer)
             ax.plot(row.seconds / mine, y, ls="", label=label, **styles[row.peer])
@@ -131,13 +152,31 @@ def advantage(frame: pd.DataFrame) -> Figure:
     return fig
 
 
+def trade_off(frame: pd.DataFrame) -> Figure:
+    """Memory against time, of the peers and of this package within budgets."""
+    fig, axes = panels(3, rows=2)
+    styles, shown = _styles(frame), {}
+    timed = pd.concat([packages(frame), frame[frame["budget"].notna()].dropna(subset=["seconds"])])
+    for ax, name in zip(axes, TRADED, strict=True):
+        ax.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="memory (MB)")
+        some = timed[timed["problem"] == f"kernel, {name}"]
+        ax.set_title(name, fontsize=9.5)
+        mine = some[some["peer"].str.startswith(OURS)].sort_values("mb")
+        ax.plot(mine["seconds"], mine["mb"], lw=2.2, **styles[OURS])
+        for row in some[~some.index.isin(mine.index)].itertuples():
+            shown[row.peer] = ax.plot(row.seconds, row.mb, ls="", ms=7, **styles[row.peer])[0]
+    lines = {OURS: axes[0].lines[0], **shown}
+    fig.legend(lines.values(), lines, loc="outside upper center", ncols=4)
+    return fig
+
+
 def peak_share(frame: pd.DataFrame) -> Figure:
     """Operations a second over those of a large matrix product, against the operations."""
     fig, (ax,) = panels(1, height=4.2)
     fig.set_figwidth(7.0)
     ax.set(xscale="log", yscale="log", xlabel="operations needed (GFLOP)",
            ylabel="share of the matrix-product peak")  # fmt: skip
-    kernels = frame[frame["task"] == "kernel"].dropna(subset=["seconds"])
+    kernels = packages(frame[frame["task"] == "kernel"])
     styles = _styles(frame)
     for peer, group in kernels.groupby("peer", sort=False):
         size = 8 if peer == OURS else 5
@@ -162,7 +201,7 @@ def large(frame: pd.DataFrame) -> pd.DataFrame:
 
 def table(frame: pd.DataFrame) -> str:
     """`ratios` as an HTML table; an aim that was missed is marked."""
-    names = ("Problem", "Here", "Fastest peer", "Faster", "Aim", "Memory here", "Leanest peer")
+    names = ("Problem", "Here", "Fastest peer", "Faster", "Aim", "Memory", "Leanest peer", "Leaner")
     head = "".join(f"<th>{name}</th>" for name in names)
     body = []
     for row in ratios(frame).to_dict("records"):
@@ -170,11 +209,14 @@ def table(frame: pd.DataFrame) -> str:
         aim = "" if np.isnan(row["aim"]) else f"{row['aim']:g}"
         verdict = aim and f'{aim} <span class="verdict {"supported" if met else "contradicted"}">'
         verdict = verdict and f"{verdict}{'met' if met else 'missed'}</span>"
+        lean = f"{row['lean mb']:.3g} MB<small>in {row['lean seconds']:.3g} s</small>"
+        lean = "" if np.isnan(row["lean mb"]) or row["mb"] < row["least mb"] else lean
         cells = (
             escape(row["problem"]), f"{row['seconds']:.3g} s",
             f"{row['peer seconds']:.3g} s<small>{escape(row['peer'])}</small>",
-            f"{row['ratio']:.3g} ×", verdict, f"{row['mb']:.0f} MB",
-            f"{row['least mb']:.0f} MB<small>{escape(row['leanest'])}</small>",
+            f"{row['ratio']:.3g} ×", verdict, f"{row['mb']:.3g} MB",
+            f"{row['least mb']:.3g} MB<small>{escape(row['leanest'])}, "
+            f"{row['leanest seconds']:.3g} s</small>", lean,
         )  # fmt: skip
         labelled = zip(names, cells, strict=True)
         body.append(
