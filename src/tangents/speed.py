@@ -5,6 +5,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from tangents.figures import MARKERS, PALETTE, panels
 from tangents.results import results_root
@@ -161,6 +162,10 @@ def trade_off(frame: pd.DataFrame) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="memory (MB)")
         some = timed[timed["problem"] == f"kernel, {name}"]
         ax.set_title(name, fontsize=9.5)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         mine = some[some["peer"].str.startswith(OURS)].sort_values("mb")
         ax.plot(mine["seconds"], mine["mb"], lw=2.2, **styles[OURS])
         for row in some[~some.index.isin(mine.index)].itertuples():
