@@ -204,9 +204,22 @@ def large(frame: pd.DataFrame) -> pd.DataFrame:
     return shown.set_axis(some["problem"].str.removeprefix("kernel, "))
 
 
+def _megabytes(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
 def table(frame: pd.DataFrame) -> str:
     """`ratios` as an HTML table; an aim that was missed is marked."""
-    names = ("Problem", "Here", "Fastest peer", "Faster", "Aim", "Memory", "Leanest peer", "Leaner")
+    names = (
+        "Problem",
+        "Here",
+        "Fastest peer",
+        "Faster",
+        "Aim",
+        "Memory",
+        "Leanest peer",
+        "In a budget",
+    )
     head = "".join(f"<th>{name}</th>" for name in names)
     body = []
     for row in ratios(frame).to_dict("records"):
@@ -214,13 +227,13 @@ def table(frame: pd.DataFrame) -> str:
         aim = "" if np.isnan(row["aim"]) else f"{row['aim']:g}"
         verdict = aim and f'{aim} <span class="verdict {"supported" if met else "contradicted"}">'
         verdict = verdict and f"{verdict}{'met' if met else 'missed'}</span>"
-        lean = f"{row['lean mb']:.3g} MB<small>in {row['lean seconds']:.3g} s</small>"
+        lean = f"{_megabytes(row['lean mb'])} MB<small>in {row['lean seconds']:.3g} s</small>"
         lean = "" if np.isnan(row["lean mb"]) or row["mb"] < row["least mb"] else lean
         cells = (
             escape(row["problem"]), f"{row['seconds']:.3g} s",
             f"{row['peer seconds']:.3g} s<small>{escape(row['peer'])}</small>",
-            f"{row['ratio']:.3g} ×", verdict, f"{row['mb']:.3g} MB",
-            f"{row['least mb']:.3g} MB<small>{escape(row['leanest'])}, "
+            f"{row['ratio']:.3g} ×", verdict, f"{_megabytes(row['mb'])} MB",
+            f"{_megabytes(row['least mb'])} MB<small>{escape(row['leanest'])}, "
             f"{row['leanest seconds']:.3g} s</small>", lean,
         )  # fmt: skip
         labelled = zip(names, cells, strict=True)
