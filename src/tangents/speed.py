@@ -155,7 +155,7 @@ def advantage(frame: pd.DataFrame) -> Figure:
 
 def trade_off(frame: pd.DataFrame) -> Figure:
     """Memory against time, of the peers and of this package within budgets."""
-    fig, axes = panels(3, rows=2)
+    fig, axes = panels(2, rows=3)
     styles, shown = _styles(frame), {}
     timed = pd.concat([packages(frame), frame[frame["budget"].notna()].dropna(subset=["seconds"])])
     for ax, name in zip(axes, TRADED, strict=True):
@@ -171,7 +171,7 @@ def trade_off(frame: pd.DataFrame) -> Figure:
         for row in some[~some.index.isin(mine.index)].itertuples():
             shown[row.peer] = ax.plot(row.seconds, row.mb, ls="", ms=7, **styles[row.peer])[0]
     lines = {OURS: axes[0].lines[0], **shown}
-    fig.legend(lines.values(), lines, loc="outside upper center", ncols=4)
+    fig.legend(lines.values(), lines, loc="outside upper center", ncols=3)
     return fig
 
 
@@ -228,7 +228,7 @@ def table(frame: pd.DataFrame) -> str:
         verdict = aim and f'{aim} <span class="verdict {"supported" if met else "contradicted"}">'
         verdict = verdict and f"{verdict}{'met' if met else 'missed'}</span>"
         lean = f"{_megabytes(row['lean mb'])} MB<small>in {row['lean seconds']:.3g} s</small>"
-        lean = "" if np.isnan(row["lean mb"]) or row["mb"] < row["least mb"] else lean
+        lean = "–" if np.isnan(row["lean mb"]) or row["mb"] < row["least mb"] else lean
         cells = (
             escape(row["problem"]), f"{row['seconds']:.3g} s",
             f"{row['peer seconds']:.3g} s<small>{escape(row['peer'])}</small>",
