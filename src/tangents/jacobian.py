@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tangents.functional import Params
 
-OUTPUTS = ("full", "diagonal", "trace")
+OUTPUTS = {"full": 2, "diagonal": 1, "trace": 0}  # axes of a kernel that outputs have
 TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
 PANEL = 128  # rows at a time of a symmetric tile, whose upper half is not computed
 
@@ -88,8 +88,8 @@ class Tangent:
         second = other or self
         *s, n, c = self.value.shape
         m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
-        shape = (*s, n, m, *[c] * {"full": 2, "diagonal": 1, "trace": 0}[outputs])
-        out = blank(self.value, shape, outputs) if out is None else out
+        if out is None:
+            out = blank(self.value, (*s, n, m, *[c] * OUTPUTS[outputs]), outputs)
         found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         size = max(1, TILE // positions)  # the examples of a tile

@@ -50,7 +50,7 @@ def ntk(
     al. (2018), section 4; Novak et al. (2022), section 3.
     """
     work = Work.of(module, params, x1, x2, outputs, budget).thin()
-    out = work.empty()
+    out = work.empty(*work.sides)
     for i, j in work.places():
         work.tile(i, j, out[work.at(i, j)])
         work.mirror(i, j, out)
@@ -91,13 +91,13 @@ class Work:
         b = stacked(module, params)
         plan = Plan.of(module, params, x1, b)
         lead, n, m = (b,) if b else (), len(x1), len(x1 if x2 is None else x2)
-        ends = (plan.outputs,) * {"full": 2, "diagonal": 1, "trace": 0}[outputs]
+        ends = (plan.outputs,) * OUTPUTS[outputs]
         return cls(module, params, x1, x2, outputs, plan, (*lead, n, m, *ends), len(lead), budget)
 
     def thin(self) -> "Work":
         """In blocks of many rows and few columns: the passes for these are made anew for each block
         of rows, whose Jacobian stays; they are the fewer the more rows it has."""
-        n, m = self._sides
+        n, m = self.sides
         work = self._for(n if self.x2 is None else n + m)
         held = work._held
         columns = held // 2 if work.group else min(m, held // THIN)
@@ -106,7 +106,7 @@ class Work:
 
     def square(self, most: int) -> "Work":
         """In square blocks of at most `most` rows; the budget holds such a block as well."""
-        work, n = self._for(2 * most), math.prod(self._sides)
+        work, n = self._for(2 * most), math.prod(self.sides)
         each, entry = work._example, self.plan.dtype.itemsize * math.prod(self.shape) / n
         size = int(0.75 * self.budget / (each + (each**2 + 0.75 * entry * self.budget) ** 0.5))
         return work.in_blocks(min(most, size), min(most, size))
@@ -144,7 +144,7 @@ class Work:
 
     def places(self) -> list[tuple[slice, slice]]:
         """(rows, columns) of the blocks; of a symmetric kernel, all up to the diagonal."""
-        n, m = self._sides
+        n, m = self.sides
         found = []
         for i in blocks(n, self.rows):
             found += [(i, j) for j in blocks(i.start if self.x2 is None else m, self.columns)]
@@ -157,13 +157,16 @@ class Work:
         if self.group:
             out = self.empty(i.stop - i.start, j.stop - j.start) if out is None else out
             right = itertools.repeat(None) if same else self._in_groups(others, j)
-            k, out = 0, out.zero_()
-            for t, u in zip(self._in_groups(self.x1, i), right, strict=False):
-                some = t.gram(u, self.outputs)
-                if self.outputs == "trace":
-                    out += some
-                else:
-                    out[..., k : k + some.shape[-1]], k = some, k + some.shape[-1]
+            pairs, k = zip(self._in_groups(self.x1, i), right, strict=False), 0
+            if self.outputs == "trace":
+                out.zero_()
+                for t, u in pairs:
+                    out += t.gram(u, "trace")
+            else:
+                for t, u in pairs:
+                    c = t.value.shape[-1]
+                    t.gram(u, "diagonal", out[..., k : k + c])
+                    k += c
             return out
         if self.row is None or self.row[0] != i:
             self.row = None
@@ -171,11 +174,9 @@ class Work:
         other = None if same else self._jacobian(others, j)
         return self.row[1].gram(other, self.outputs, out)
 
-    def empty(self, n: int | None = None, m: int | None = None) -> Tensor:
-        """Room for a block of (n, m), for the whole kernel without; in the order in memory that
-        suits the products."""
+    def empty(self, n: int, m: int) -> Tensor:
+        """Room for n rows and m columns, in the order in memory that suits the products."""
         b, ends = self.shape[: self.axis], self.shape[self.axis + 2 :]
-        n, m = self._sides if n is None else (n, m)
         like = torch.empty(0, dtype=self.plan.dtype, device=self.x1.device)
         return blank(like, (*b, n, m, *ends), self.outputs)
 
@@ -203,7 +204,7 @@ class Work:
         return self.shape[0] if self.axis else 0
 
     @property
-    def _sides(self) -> tuple[int, ...]:
+    def sides(self) -> tuple[int, ...]:
         return self.shape[self.axis : self.axis + 2]
 
 

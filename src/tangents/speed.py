@@ -157,7 +157,7 @@ def trade_off(frame: pd.DataFrame) -> Figure:
     """Memory against time, of the peers and of this package within budgets."""
     fig, axes = panels(2, rows=3)
     styles, shown = _styles(frame), {}
-    timed = pd.concat([packages(frame), frame[frame["budget"].notna()].dropna(subset=["seconds"])])
+    timed = frame.dropna(subset=["seconds"])
     for ax, name in zip(axes, TRADED, strict=True):
         ax.set(xscale="log", yscale="log", xlabel="time (s)", ylabel="memory (MB)")
         some = timed[timed["problem"] == f"kernel, {name}"]

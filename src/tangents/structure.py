@@ -137,26 +137,27 @@ def structured(
     module: nn.Module, params: Params, x: Tensor, names: frozenset[str], size: int
 ) -> tuple[Tensor, list[Factor]]:
     """The outputs, and the factors of the layers `names`; `size` examples are taken at a time."""
-    values, inputs, b = [], [], None
+    values, inputs, b, whole = [], None, None, size >= len(x)
     for i in blocks(len(x), size):
         passes = None  # and with it all that was recorded of the last examples
         passes = Passes(module, params, x[i], names)
         values.append(passes.value)
         axis, c = passes.value.dim() - 2, passes.value.shape[-1]
         before = (slice(None),) * axis
-        if size >= len(x):
-            inputs = passes.inputs()
+        found = passes.inputs()
+        if whole:
+            inputs = found
         else:
             inputs = inputs or [
                 None if a is None else a.new_empty(*a.shape[:axis], len(x), *a.shape[axis + 1 :])
-                for a in passes.inputs()
+                for a in found
             ]
-            for place, a in zip(inputs, passes.inputs(), strict=True):
+            for place, a in zip(inputs, found, strict=True):
                 if a is not None:
                     place[(*before, i)] = a
         if not passes.places:
             b = []
-        elif c <= passes.together and size >= len(x):
+        elif whole and c <= passes.together:
             b = passes.signals(slice(0, c))
         else:
             b = b or passes.empty(c, len(x))
