@@ -51,7 +51,7 @@ notebooks: data
 
 reproduce: data
 	@set -e; for study in $$($(BIN)/python -c \
-	    'from tangents.experiments import STUDIES; print(*STUDIES)'); do \
+	    'from tangents import studies; print(*studies.names())'); do \
 	  $(BIN)/python -m tangents run $$study --preset $(PRESET) $(ARGS); \
 	  $(BIN)/python -m tangents publish $$study --preset $(PRESET); \
 	done

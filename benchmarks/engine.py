@@ -8,9 +8,9 @@ the same weights and inputs. Answers are compared before times. A time is the me
 after one for warm-up, of more where they took less than a second and of fewer where they took more
 than eight. Memory is what the process holds at its peak during the first call beyond what it held
 before, when it had solved the same problem for two inputs and given back what it had freed, so that
-neither imports nor kept memory count. Packages run as they come: that `tangents` has the C library
-keep freed memory is its own doing. Problems that the file holds already are not measured again,
-unless by a second round, `--again`, whose row is kept where it is the quicker.
+neither imports nor kept memory count. Packages run as they come; `tangents` with freed memory kept,
+as its command line does. Problems that the file holds already are not measured again, unless by a
+second round, `--again`, whose row is kept where it is the quicker.
 """
 
 import argparse
@@ -66,6 +66,10 @@ def settle() -> None:
 def child(peer: str, case: Case, answer: str) -> None:
     """Measures one peer on one problem; prints a line of JSON."""
     settle()
+    if peer.startswith("tangents"):
+        from tangents.lab.memory import keep_freed_memory
+
+        keep_freed_memory()
     BUILD[case.task][peer](replace(case, n=2))()  # modules that are imported, pools of threads
     call = BUILD[case.task][peer](case)
     ctypes.CDLL(None).malloc_trim(0)

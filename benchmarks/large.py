@@ -19,8 +19,8 @@ from engine import THREADS, matrix_product_peak, memory
 from peers import torch_problem
 from problems import Case, operations
 
-from tangents.ntk import ntk
-from tangents.stream import ntk_on_disk
+from tangents._ntk.disk import ntk_on_disk
+from tangents.empirical import ntk
 
 BUDGET = 2e9  # bytes
 

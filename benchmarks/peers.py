@@ -66,7 +66,7 @@ def tangents_kernel(megabytes: int | None = None):
     budget = megabytes and megabytes * 2.0**20
 
     def build(case):
-        from tangents.ntk import ntk
+        from tangents.empirical import ntk
 
         module, params, x, _ = torch_problem(case)
         return lambda: ntk(module, params, x, outputs=case.outputs, budget=budget).numpy()
@@ -76,36 +76,36 @@ def tangents_kernel(megabytes: int | None = None):
 
 def tangents_step(case):
     from tangents.curvature import gauss_newton
+    from tangents.empirical import jacobian
     from tangents.losses import SQUARED
-    from tangents.ntk import tangent
 
     module, params, x, y = torch_problem(case)
-    return lambda: flat(gauss_newton(tangent(module, params, x), y, SQUARED, dense=False).params)
+    return lambda: flat(gauss_newton(jacobian(module, params, x), y, SQUARED, dense=False).params)
 
 
 def tangents_linearised(case):
-    from tangents.ntk import tangent
+    from tangents.empirical import jacobian
 
     module, params, x, y = torch_problem(case)
-    anchor = tangent(module, params, x)
+    anchor = jacobian(module, params, x)
     shift = {k: 0.01 * v for k, v in params.items()}
 
     def step():
-        f = anchor.value + anchor.forward(shift)
-        gradient = anchor.backward(f - y)
+        f = anchor.value + anchor.jvp(shift)
+        gradient = anchor.vjp(f - y)
         return flat({k: v - RATE * gradient[k] for k, v in shift.items()})
 
     return step
 
 
 def tangents_phase(case):
+    from tangents.empirical import jacobian
     from tangents.linearised import krylov_spectrum, leap
-    from tangents.ntk import tangent
 
     module, params, x, y = torch_problem(case)
 
     def phase():
-        t = tangent(module, params, x)
+        t = jacobian(module, params, x)
         residual = t.value - y
         return flat(
             leap(t, krylov_spectrum(t.gram(), residual, RANK), residual, PHASE_RATE, PHASE)[0]
@@ -133,7 +133,7 @@ def tangents_stack(case):
     from torch import nn
 
     from tangents import models
-    from tangents.optimise import descend, gradient_descent
+    from tangents.descent import descend, gradient_descent
 
     class Plain(models.Linear):
         """A layer that takes a stack, in the usual parametrisation."""
@@ -521,7 +521,7 @@ def jax_stack(case):
 def tangents_closed(case):
     import torch
 
-    from tangents.kernels import fully_connected
+    from tangents.infinite import fully_connected
 
     x = torch.from_numpy(inputs(case))
     depth = int(case.model.split()[1])

@@ -16,8 +16,8 @@ import time
 import torch
 
 from tangents import models
+from tangents.flow import GradientFlow, flow
 from tangents.functional import select
-from tangents.train import GradientFlow, flow
 
 NETWORKS, ATTEMPTS, REPEATS = 32, 10, 5
 

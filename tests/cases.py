@@ -13,7 +13,7 @@ from torch.func import functional_call, hessian
 
 from tangents import models
 from tangents.functional import Params, stack
-from tangents.train import Point, Problem
+from tangents.problem import Point, Problem
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -1,16 +1,15 @@
 """For all tests: shapes and types are checked at run time, one torch thread, repeatable draws."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 from jaxtyping import config as typing
 from jaxtyping import install_import_hook
 
-# Before anything imports them. The others annotate no shapes.
-CHECKED = """
-functional losses models kernels lanczos jacobian structure plan ntk stream linearised curvature
-train optimise probes
-"""
-hook = install_import_hook([f"tangents.{name}" for name in CHECKED.split()], "beartype.beartype")
+ENGINE = Path(__file__).resolve().parents[1] / "src" / "tangents"
+checked = [f"tangents.{path.stem}" for path in ENGINE.glob("[!_]*.py")]
+hook = install_import_hook([*checked, "tangents._ntk"], "beartype.beartype")  # before any import
 
 import torch  # noqa: E402
 

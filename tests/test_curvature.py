@@ -16,11 +16,11 @@ from tangents.curvature import (
     output_hessian_norm,
     output_hessian_top,
 )
+from tangents.empirical import jacobian, ntk
 from tangents.functional import linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
 from tangents.losses import CROSS_ENTROPY, SQUARED
-from tangents.ntk import ntk, tangent
 from tests.cases import (
     STACKS,
     Applied,
@@ -44,7 +44,7 @@ LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
-def jacobian(params):
+def dense_jacobian(params):
     """(n c, p), output by output like the rows of `matrix`."""
     J = torch.func.jacrev(lambda p: functional_call(NET, p, (X,)))(params)
     return flat(J, 2).transpose(0, 1).flatten(0, 1)
@@ -151,10 +151,10 @@ def test_lanczos_refuses():
 
 
 def test_the_spectrum_of_the_kernel_without_the_kernel():
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
 
     def product(v):
-        return column(t.product(v.unflatten(-1, (C, N)).mT))
+        return column(t.ntk_vp(v.unflatten(-1, (C, N)).mT))
 
     values, _ = eigenpairs(product, normal(N * C), 3)
     close(values, spectrum(t.gram()).values.flip(0)[:3])
@@ -226,7 +226,7 @@ def test_other_layers_keep_their_whole_hessian():
 
 @every_loss
 def test_ggn_is_the_hessian_of_the_loss_of_the_linearised_model(loss):
-    t, v = tangent(NET, PARAMS, X), like(PARAMS, 5)
+    t, v = jacobian(NET, PARAMS, X), like(PARAMS, 5)
     f_lin = linearise(NET, PARAMS)
 
     def total(w):
@@ -245,7 +245,7 @@ def test_ggn_is_the_hessian_of_the_loss_of_the_linearised_model(loss):
 @pytest.mark.parametrize("damping", [0.0, 0.3])
 @every_loss
 def test_gauss_newton_is_the_minimum_norm_step(loss, damping, dense):
-    t, J = tangent(NET, PARAMS, X), jacobian(PARAMS)
+    t, J = jacobian(NET, PARAMS, X), dense_jacobian(PARAMS)
     S = torch.zeros(N * C, N * loss.root(t.value).shape[-1]).double()
     for i, root in enumerate(loss.root(t.value)):  # rows k n + i
         S[i::N, i::N] = root
@@ -264,36 +264,36 @@ def test_gauss_newton_is_the_minimum_norm_step(loss, damping, dense):
 
 @every_loss
 def test_without_the_hessian_linearised_outputs_move_along_the_gradient(loss):
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     step = gauss_newton(t, Y, loss, hessian=False, tolerance=1e-11)
-    close(t.forward(step.params), -loss.gradient(t.value, Y), order=0.7)
+    close(t.jvp(step.params), -loss.gradient(t.value, Y), order=0.7)
 
 
 def test_one_squared_step_fits_the_linearised_model():
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     step = gauss_newton(t, Y, SQUARED, tolerance=1e-12)
-    close(t.value + t.forward(step.params), Y, order=0.7)
+    close(t.value + t.jvp(step.params), Y, order=0.7)
 
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_gauss_newton_of_a_stack_is_that_of_its_networks(dense):
-    got = gauss_newton(tangent(NET, STACK, X), Y.expand(2, N, C), CROSS_ENTROPY, damping=0.1,
+    got = gauss_newton(jacobian(NET, STACK, X), Y.expand(2, N, C), CROSS_ENTROPY, damping=0.1,
                        dense=dense, tolerance=1e-11)  # fmt: skip
     for i in range(2):
-        one = tangent(NET, select(STACK, i), X)
+        one = jacobian(NET, select(STACK, i), X)
         want = gauss_newton(one, Y, CROSS_ENTROPY, damping=0.1, tolerance=1e-11)
         all_close(select(got.params, i), want.params, order=0.7)
 
 
 def test_gauss_newton_refuses():
-    t = tangent(NET, PARAMS, X[[0, 0, 1, 2]])
-    with pytest.raises(ValueError, match=r"^gauss_newton: .* damping"):
+    t = jacobian(NET, PARAMS, X[[0, 0, 1, 2]])
+    with pytest.raises(ValueError, match="damping"):
         gauss_newton(t, Y, SQUARED)
-    with pytest.raises(ValueError, match=r"^gauss_newton: y must have the shape of the outputs"):
+    with pytest.raises(ValueError, match=r"y must have the shape of the outputs"):
         gauss_newton(t, Y[:2], SQUARED)
-    with pytest.raises(ValueError, match=r"^gauss_newton: the targets must be probabilities"):
+    with pytest.raises(ValueError, match=r"the targets must be probabilities"):
         gauss_newton(t, 2 * Y, CROSS_ENTROPY)
-    with pytest.raises(ValueError, match=r"^gauss_newton: damping must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"damping must be >= 0, got -1"):
         gauss_newton(t, Y, SQUARED, damping=-1.0)
 
 
@@ -316,7 +316,7 @@ def explicit(params0, start, rate, steps, memory, velocity, loss=SQUARED):
 @pytest.mark.parametrize("steps", [0, 1, 2, 7, 400])
 @pytest.mark.parametrize("memory, moving", [(0.0, False), (0.9, False), (0.5, True), (0.0, True)])
 def test_leap_is_its_steps(steps, memory, moving):
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     kernel = spectrum(t.gram())
     rate = 1.7 / kernel.values.max().item()
     start = {k: PARAMS[k] + 0.1 * v for k, v in like(PARAMS, 4).items()}
@@ -325,12 +325,12 @@ def test_leap_is_its_steps(steps, memory, moving):
     change, speed = leap(t, kernel, residual, rate, steps, memory, velocity)
     w, v = explicit(PARAMS, start, rate, steps, memory, velocity)
     all_close({k: start[k] + change[k] for k in start}, w, 1e5)
-    first = flat(t.backward(residual))  # rounding is in units of the velocity on the way
+    first = flat(t.vjp(residual))  # rounding is in units of the velocity on the way
     close(torch.cat([flat(speed), first]), torch.cat([flat(v), first]), 1e5)
 
 
 def test_one_step_is_gradient_descent_on_the_network_itself():
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     change, _ = leap(t, spectrum(t.gram()), t.value - Y, 0.01, 1)
     gradient = torch.func.grad(lambda p: SQUARED.value(functional_call(NET, p, (X,)), Y).sum())(
         PARAMS
@@ -339,7 +339,7 @@ def test_one_step_is_gradient_descent_on_the_network_itself():
 
 
 def test_infinitely_many_steps_are_the_minimum_norm_gauss_newton_step():
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     kernel = spectrum(t.gram())
     rate = 1 / kernel.values.max().item()
     change, speed = leap(t, kernel, t.value - Y, rate, math.inf)
@@ -351,12 +351,12 @@ def test_infinitely_many_steps_are_the_minimum_norm_gauss_newton_step():
 
 
 def test_leap_of_a_stack_is_that_of_its_networks():
-    t = tangent(NET, STACK, X)
+    t = jacobian(NET, STACK, X)
     kernel, velocity = spectrum(t.gram()), like(STACK, 3)
     rate = 1 / kernel.values.amax(-1)
     got = leap(t, kernel, t.value - Y, rate, 50, 0.9, velocity)
     for i in range(2):
-        one = tangent(NET, select(STACK, i), X)
+        one = jacobian(NET, select(STACK, i), X)
         alone = spectrum(one.gram())
         want = leap(one, alone, one.value - Y, rate[i].item(), 50, 0.9, select(velocity, i))
         for a, b in zip(got, want, strict=True):
@@ -366,7 +366,7 @@ def test_leap_of_a_stack_is_that_of_its_networks():
 @pytest.mark.parametrize("memory", [0.0, 0.9])
 def test_a_krylov_space_serves_as_the_spectrum(memory):
     x = normal(60, 3, seed=5)
-    t = tangent(NET, PARAMS, x)
+    t = jacobian(NET, PARAMS, x)
     residual, whole = t.value - normal(60, C, seed=6), spectrum(t.gram())
     rate = 1.5 / whole.values.max().item()
     part = krylov_spectrum(t.gram(), residual, 100)
@@ -384,7 +384,7 @@ def test_a_krylov_space_serves_as_the_spectrum(memory):
 
 
 def test_leap_refuses():
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     kernel, residual = spectrum(t.gram()), t.value - Y
     for message, arguments in {
         "below 2, got": (1e3, 5),
@@ -400,11 +400,11 @@ def test_leap_refuses():
 
 @every_loss
 def test_descent_in_output_space_is_descent_on_the_linearised_model(loss):
-    t = tangent(NET, PARAMS, X)
+    t = jacobian(NET, PARAMS, X)
     for k, (coefficients, f) in enumerate(descend_outputs(t.gram(), t.value, Y, loss, 0.05)):
         if k in (0, 1, 20):
             w, _ = explicit(PARAMS, PARAMS, 0.05, k, 0.0, None, loss)
-            moved = t.backward(coefficients)
+            moved = t.vjp(coefficients)
             all_close({n: PARAMS[n] - moved[n] for n in w}, w)
             close(f, linearise(NET, PARAMS)(w, X))
         if k == 20:
@@ -412,5 +412,5 @@ def test_descent_in_output_space_is_descent_on_the_linearised_model(loss):
 
 
 def test_the_matrix_of_a_kernel_is_jacobian_times_jacobian():
-    J = jacobian(PARAMS)
+    J = dense_jacobian(PARAMS)
     close(matrix(ntk(NET, PARAMS, X)), J @ J.T)

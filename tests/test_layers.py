@@ -1,75 +1,87 @@
-"""Imports go down only: a module may import from lower layers, and from its own only to the left.
+"""Who may import whom: four rules, and no circle. Parsed, not executed; an import inside a function
+counts as well.
 
-Parsed, not executed; an import inside a function counts as well. The book shows the same table.
+1. The engine, which is every module at the top and `_ntk`, imports engine alone; its private part
+   is known to `empirical` and to itself.
+2. `data` imports data alone, and `lab` lab alone: it knows neither engine nor studies.
+3. A study imports engine, data and lab, and no other study.
+4. `pages` and the command line stand on top.
 """
 
 import ast
-import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = "tangents"
 SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
-LAYERS = (
-    ("functional", "losses", "declaration", "statistics", "provenance", "results", "sources"),
-    ("datasets", "models", "kernels", "lanczos"),
-    ("jacobian", "structure", "plan", "ntk", "stream", "linearised", "curvature", "reversible"),
-    ("chain", "train", "optimise", "probes"),
-    ("figures", "speed", "experiments", "sweep", "ledger", "pages", "chapters", "__init__"),
-    ("cli", "__main__"),
-)
-RANK = {name: rank for rank, name in enumerate(name for layer in LAYERS for name in layer)}
-PAGE = SOURCE.parents[1] / "book" / "built.md"
-FILES = sorted(SOURCE.rglob("*.py"))
+FOLDERS = ("_ntk", "data", "lab", "studies", "pages")
 
 
-def unit(path):
-    """What the table knows a file by: the module, or the sub-package that it stands in."""
-    return path.relative_to(SOURCE).with_suffix("").parts[0]
+def dotted(path):
+    parts = PACKAGE, *path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def target(dotted):
-    """The table's name of an absolute import; None for another package."""
-    head, *rest = dotted.split(".")
-    if head != PACKAGE:
-        return None
-    return rest[0] if rest else "__init__"
+MODULES = {dotted(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def imported(path):
-    """The table's names of all that a file imports from the package."""
-    package = (PACKAGE, *path.relative_to(SOURCE).parent.parts)
+def group(module):
+    """engine, _ntk, data, lab, studies.<name>, pages, or top."""
+    _, *parts = module.split(".")
+    if parts[:1] == ["studies"]:
+        return ".".join(parts[:2])
+    if parts and parts[0] in FOLDERS:
+        return parts[0]
+    return "top" if parts == ["__main__"] else "engine"
+
+
+def allowed(importer):
+    """The groups that a group may import from; None: all."""
+    if importer.startswith("studies"):
+        return {importer, "engine", "data", "lab"}
+    rules = {"engine": {"engine"}, "_ntk": {"engine", "_ntk"}, "data": {"data"}, "lab": {"lab"}}
+    return rules.get(importer)
+
+
+def known(dotted):
+    """The module that a dotted name stands for, or lies in."""
+    while dotted and dotted not in MODULES:
+        dotted = dotted.rpartition(".")[0]
+    return dotted
+
+
+def imported(module):
+    """The package's modules that one imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {target(alias.name) for alias in node.names}
+            found |= {known(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            source = ".".join(filter(None, (base, node.module)))
-            whole = source == PACKAGE  # `from tangents import ntk` names modules
-            names = [f"{source}.{alias.name}" for alias in node.names] if whole else [source]
-            found |= {target(name) for name in names}
-    return found - {None}
+            assert node.level == 0, f"{module} imports by a relative path"
+            found |= {known(f"{node.module}.{alias.name}") for alias in node.names}
+    return found - {"", PACKAGE, module}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_down(path):
-    here = unit(path)
-    assert here in RANK, f"{here} stands in no layer: add it to the table"
-    for name in imported(path):
-        assert name in RANK, f"{here} imports {name}, which stands in no layer"
-        inside = name == here == "experiments"
-        assert inside or RANK[name] < RANK[here], f"{here} must not import {name}"
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_keep_to_the_rules(module):
+    importer = group(module)
+    rule = allowed(importer)
+    for name in imported(module):
+        if group(name) == "_ntk" and importer != "_ntk":
+            assert module == f"{PACKAGE}.empirical", f"{module} must not import {name}"
+        elif importer == "studies":  # the finder of studies
+            assert group(name) == "lab", f"{module} must not import {name}"
+        elif rule is not None:
+            assert group(name) in rule, f"{module} must not import {name}"
 
 
-def test_the_package_was_found():
-    assert FILES
+def test_there_is_no_circle():
+    graph = {module: imported(module) for module in MODULES}
+    assert len([*TopologicalSorter(graph).static_order()]) == len(MODULES)
 
 
-def test_the_book_shows_these_layers():
-    rows = re.findall(r"^\| (\d) \| (.+?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    shown = {int(layer): re.findall(r"`(\w+)`", names) for layer, names in rows}
-    assert shown == {
-        layer: [name for name in names if name != "__init__"] for layer, names in enumerate(LAYERS)
-    }
+def test_the_groups_are_found():
+    groups = {group(module) for module in MODULES}
+    assert groups >= {"engine", "_ntk", "data", "lab", "studies.lazy", "pages", "top"}

@@ -5,30 +5,33 @@ import json
 import math
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
-from tangents import datasets, ledger
-from tangents.__main__ import main
-from tangents.chapters import parse as parse_value
-from tangents.cli import COMMANDS
-from tangents.experiments import STUDIES, study
-from tangents.results import ConfigError, Store, expand, publish, published
-from tangents.sweep import sweep
+from tangents import studies
+from tangents.__main__ import COMMANDS, main
+from tangents.data import sets
+from tangents.data.sources import DataError
+from tangents.lab import audit, ledger
+from tangents.lab.evidence import Estimate
+from tangents.lab.store import Store, publish, published, seal
+from tangents.lab.study import ConfigError, expand
+from tangents.lab.sweep import sweep
 from tests import toy
-from tests.toy import EXPERIMENT
+from tests.toy import STUDY
 
 ROOT = Path(__file__).resolve().parents[1]
+TOYS = Path(__file__).parent / "studies"
 
 
 @pytest.fixture
 def call(monkeypatch, tmp_path, capfd):
     """Runs a command on stores of its own; returns its status, output and complaint."""
-    monkeypatch.setitem(STUDIES, "toy", "tests.toy")
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(TOYS)])
     monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path / "results"))
 
     def called(*words):
@@ -46,8 +49,8 @@ def call(monkeypatch, tmp_path, capfd):
 def tables(tmp_path):
     """The toy's smoke preset, published."""
     store = Store(tmp_path / "runs")
-    sweep(EXPERIMENT, expand(EXPERIMENT, "smoke"), store, progress=False)
-    return publish(EXPERIMENT, "smoke", store, tmp_path / "results")
+    sweep(STUDY, expand(STUDY, "smoke"), store, progress=False)
+    return publish(STUDY, "smoke", store, tmp_path / "results")
 
 
 def last(text):
@@ -64,8 +67,15 @@ def test_every_command_has_help(call, command):
 
 
 def test_the_help_of_run_lists_a_studys_fields(call):
-    assert "--scaled-alpha FLOAT" in call("run", "toy", "--help")[1]
+    found = " ".join(call("run", "toy", "--help")[1].split())
+    assert "--scaled-alpha FLOAT" in found and "--kind STR" in found
+    assert "units, of which there are none; at least 1; default 4" in found
     assert "--scaled-alpha" not in call("run", "--help")[1]
+
+
+def test_help_shows_what_a_field_accepts(call):
+    found = " ".join(call("run", "lazy", "--help")[1].split())
+    assert "--network fc|conv" in found and "fully connected, or convolutional" in found
 
 
 def test_help_is_fast_and_imports_nothing_heavy():
@@ -120,17 +130,19 @@ def test_a_wrong_request_is_one_line_with_the_accepted_names(call, words, expect
     assert all(word in err for word in expected), err
 
 
-def test_a_study_that_cannot_be_imported_is_a_failure(call, monkeypatch):
-    monkeypatch.setitem(STUDIES, "gone", "tangents.experiments.gone")
-    status, _, err = call("run", "gone")
-    assert status == 1 and "tangents.experiments.gone" in err and len(err.splitlines()) == 1
+def test_a_study_that_cannot_be_imported_is_a_failure(call, monkeypatch, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n")
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(tmp_path)])
+    status, _, err = call("run", "broken")
+    assert status == 1 and "no_such_module" in err and len(err.splitlines()) == 1
 
 
 def test_studies_are_found_by_name_and_by_path(monkeypatch):
-    monkeypatch.setitem(STUDIES, "toy", "tests.toy")
-    assert study("toy") is study("tests.toy") is toy.EXPERIMENT
-    with pytest.raises(ConfigError, match="accepted are lazy"):
-        study("toys")
+    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(TOYS)])
+    assert studies.find("toy") is studies.find("tests.toy") is toy.STUDY
+    with pytest.raises(ConfigError, match="accepted are constancy, lazy, toy"):
+        studies.find("toys")
 
 
 # ---- run and publish
@@ -173,7 +185,7 @@ def test_an_interrupted_run_says_that_it_resumes(call, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tangents.__main__.sweep", interrupted)
+    monkeypatch.setattr("tangents.lab.sweep.sweep", interrupted)
     status, _, err = call("run", "toy")
     assert status == 1 and "interrupted" in err and "Traceback" not in err
 
@@ -208,6 +220,7 @@ def test_an_audit_of_sound_tables_agrees(call, tables):
 def rewritten(path, change):
     frame = pd.read_parquet(path)
     change(frame).to_parquet(path, index=False)
+    seal(path)
 
 
 def test_an_audit_finds_one_changed_number(call, tables):
@@ -232,10 +245,12 @@ def test_an_audit_compares_times_and_arrays(call, tables):
     assert status == 1
     assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "True", "True", "False"]
     tables.write_bytes(whole)
+    seal(tables)
     with np.load(tables.with_suffix(".npz")) as file:
         arrays = {name: file[name] for name in file.files}
     arrays[next(iter(arrays))] += 1
     np.savez(tables.with_suffix(".npz"), **arrays)
+    seal(tables)
     status, out, _ = call("audit", "toy", "--preset", "smoke", "--fraction", "1")
     assert status == 1
     assert [line.split()[-1] for line in out.splitlines()[1:]] == ["True", "False", "True", "True"]
@@ -248,7 +263,8 @@ def test_an_audit_finds_rows_lost_or_added(call, tables, change):
 
 
 def test_an_audit_refuses_tables_of_another_version(call, tables, monkeypatch):
-    monkeypatch.setattr(toy, "EXPERIMENT", dataclasses.replace(EXPERIMENT, version=2))
+    newer = dataclasses.replace(STUDY, version=2)
+    monkeypatch.setattr(import_module(studies.path("toy")), "STUDY", newer)
     status, _, err = call("audit", "toy", "--preset", "smoke")
     assert status == 1 and "another version" in err
     rewritten(tables, lambda frame: frame.drop(columns="flag"))
@@ -259,24 +275,22 @@ def test_an_audit_refuses_tables_of_another_version(call, tables, monkeypatch):
 def test_an_audit_samples_at_least_one_run_by_its_seed(tables, monkeypatch):
     monkeypatch.setenv("TANGENTS_RESULTS", str(tables.parent))
     frame = published("toy", "smoke")[0]
-    one = ledger._sample(EXPERIMENT, frame, 0.001, seed=0)
-    assert len(one) == 1 and one == ledger._sample(EXPERIMENT, frame, 0.001, seed=0)
-    assert len({ledger._sample(EXPERIMENT, frame, 0.001, seed=s)[0] for s in range(20)}) > 3
-    assert len(ledger._sample(EXPERIMENT, frame, 0.5, seed=0)) == 4
+    one = audit._sample(STUDY, frame, 0.001, seed=0)
+    assert len(one) == 1 and one == audit._sample(STUDY, frame, 0.001, seed=0)
+    assert len({audit._sample(STUDY, frame, 0.001, seed=s)[0] for s in range(20)}) > 3
+    assert len(audit._sample(STUDY, frame, 0.5, seed=0)) == 4
 
 
 def test_an_audit_without_tables_fails(call, monkeypatch):
     status, _, err = call("audit", "toy", "--preset", "smoke")
     assert status == 1 and "not published" in err
-    for name in list(STUDIES):
-        monkeypatch.delitem(STUDIES, name)
-    monkeypatch.setitem(STUDIES, "toy", "tests.toy")
+    monkeypatch.setattr(studies, "__path__", [str(TOYS)])
     status, _, err = call("audit", "--preset", "smoke")
     assert status == 1 and "no study is published" in err
 
 
 def test_nan_and_infinities_agree_with_themselves_only(tmp_path):
-    experiment, config = EXPERIMENT, toy.Toy()
+    study, config = STUDY, toy.Toy()
     values = [math.nan, math.nan, math.inf, math.inf, math.inf, 1.0, 1.0]
     others = [math.nan, 1.0, math.inf, -math.inf, 1.0, 1.0 + 1e-7, 1.1]
 
@@ -284,8 +298,8 @@ def test_nan_and_infinities_agree_with_themselves_only(tmp_path):
         base = {"time": 0.0, "split": "test", "metric": "loss"}
         return [{**base, "step": step, "value": value} for step, value in enumerate(numbers)]
 
-    run = Store(tmp_path).put(experiment, config, rows(others), {}, {})
-    found = ledger.compare(experiment, pd.DataFrame(rows(values)), {}, run)
+    run = Store(tmp_path).put(study, config, rows(others), {}, {})
+    found = audit.compare(study, pd.DataFrame(rows(values)), {}, run)
     agreed = found[found["metric"] == "loss"].sort_values("place")["ratio"] <= 1
     assert agreed.tolist() == [True, False, True, False, False, True, False]
 
@@ -310,30 +324,33 @@ def test_claims_as_json_are_valid_json(call, tables):
     status, out, _ = call("claims", "toy", "--json", "--preset", "smoke")
     decays, broken = json.loads(out, parse_constant=refuse)
     assert status == 0 and list(decays) == [
-        *("id", "paper", "source", "statement", "preset", "estimate", "low", "high"),
-        *("expected", "verdict", "n_runs", "note", "accepted"),
+        *("id", "claim", "kind", "paper", "source", "statement", "setting"),
+        *("estimate", "low", "high", "expected", "accepted", "verdict"),
+        *("seeds", "n_runs", "registered", "note", "preset"),
     ]
     assert decays["accepted"] == [None, 0.5]
-    assert decays["n_runs"] == 7 and decays["low"] is None and decays["high"] is None
+    assert decays["n_runs"] == 7 and decays["low"] is None and decays["high"] < 0.5
     assert 0 < decays["estimate"] < 1 and broken["estimate"] is None
 
 
-def test_nothing_published_is_no_claim(call):
-    assert call("claims", "toy", "--json") == (0, "[]\n", "")
+def test_nothing_published_is_a_failure_that_says_where(call, tmp_path):
+    status, out, err = call("claims", "toy", "--json")
+    assert status == 1 and not out and str(tmp_path / "results") in err
+    assert len(err.splitlines()) == 1
 
 
-def test_a_check_that_returns_no_finding_is_inconclusive(tables, monkeypatch):
+def test_a_claim_that_returns_no_estimate_is_inconclusive(tables, monkeypatch):
     monkeypatch.setenv("TANGENTS_RESULTS", str(tables.parent))
-    claim = dataclasses.replace(EXPERIMENT.claims[0], check=lambda frame, arrays: True)
-    (entry,) = ledger.judge(dataclasses.replace(EXPERIMENT, claims=(claim,)), ["smoke", "book"])
+    claim = dataclasses.replace(STUDY.claims[0], check=lambda t: True)
+    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["smoke", "book"])
     assert entry["verdict"] == "inconclusive" and "bool" in entry["note"]
 
 
-def test_numpy_numbers_of_a_finding_become_plain(tables, monkeypatch):
+def test_numpy_numbers_of_an_estimate_become_plain(tables, monkeypatch):
     monkeypatch.setenv("TANGENTS_RESULTS", str(tables.parent))
-    finding = toy.Finding(np.float32(0.5), np.nan, np.int64(1), "contradicted", np.int64(7))
-    claim = dataclasses.replace(EXPERIMENT.claims[0], check=lambda frame, arrays: finding)
-    (entry,) = ledger.judge(dataclasses.replace(EXPERIMENT, claims=(claim,)), ["smoke"])
+    found = Estimate(np.float32(0.5), np.nan, np.int64(1), np.int64(7), np.int64(7))
+    claim = dataclasses.replace(STUDY.claims[0], check=lambda t: found)
+    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["smoke"])
     assert json.loads(json.dumps(entry))["estimate"] == 0.5
 
 
@@ -342,76 +359,13 @@ def test_numpy_numbers_of_a_finding_become_plain(tables, monkeypatch):
 
 def test_data_shows_or_fetches(call, monkeypatch, tmp_path):
     row = {"name": "tiny", "state": "missing", "bytes": 0, "source": "nowhere", "licence": "MIT"}
-    monkeypatch.setattr(datasets, "status", lambda: [row])
-    monkeypatch.setattr(datasets, "fetch", lambda name: tmp_path / name)
+    monkeypatch.setattr(sets, "status", lambda: [row])
+    monkeypatch.setattr(sets, "fetch", lambda name: tmp_path / name)
     assert call("data")[1].splitlines()[1].split() == ["tiny", "missing", "0", "nowhere", "MIT"]
     assert call("data", "tiny") == (0, f"{tmp_path / 'tiny'}\n", "")
 
     def fails(name):
-        raise datasets.DataError("tiny is damaged")
+        raise DataError("tiny is damaged")
 
-    monkeypatch.setattr(datasets, "fetch", fails)
+    monkeypatch.setattr(sets, "fetch", fails)
     assert call("data", "tiny") == (1, "", "tangents: tiny is damaged\n")
-
-
-# ---- chapters
-
-
-@pytest.fixture
-def book(tmp_path):
-    """A book of one small chapter."""
-    parameters = nbformat.v4.new_code_cell("alpha = 0.1\nseeds = [0]\n", id="a")
-    parameters.metadata["tags"] = ["parameters"]
-    cell = nbformat.v4.new_code_cell("print('alpha is', alpha, seeds)\nassert alpha < 5", id="b")
-    notebook = nbformat.v4.new_notebook(cells=[parameters, cell])
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "language": "python",
-        "display_name": "Python 3",
-    }
-    folder = tmp_path / "book"
-    folder.mkdir()
-    nbformat.write(notebook, folder / "small.ipynb")
-    return folder
-
-
-# The kernel's client leaves sockets and event loops to the garbage collector.
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_chapter_is_executed_with_new_parameters(call, book, tmp_path):
-    source = (book / "small.ipynb").read_bytes()
-    output = tmp_path / "built" / "deep" / "small.ipynb"
-    words = ["chapter", "small", "--book", book, "--output", output]
-    status, out, _ = call(*words, "-p", "alpha", "1e-3", "-p", "seeds", "[1, 2]")
-    assert status == 0 and Path(out.strip()) == output.with_suffix(".html")
-    assert "alpha is 0.001 [1, 2]" in output.with_suffix(".html").read_text(encoding="utf-8")
-    assert (book / "small.ipynb").read_bytes() == source
-    status, _, err = call(*words, "-p", "alpha", "7")
-    assert status == 1 and "small failed with AssertionError" in last(err) and str(output) in err
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("-p alhpa 1", ["'alhpa'", "alpha, seeds", "did you mean 'alpha'"]),
-        ("-p alpha", ["expected 2 arguments"]),
-        ("-p alpha [1", ["YAML"]),
-        ("--output book/small.html", [".ipynb"]),
-    ],
-)
-def test_what_a_chapter_does_not_declare_is_refused(call, book, words, expected):
-    status, out, err = call("chapter", "small", "--book", book, *words.split())
-    assert status == 2 and not out and len(err.splitlines()) == 1
-    assert all(word in err for word in expected)
-
-
-def test_a_chapter_is_never_overwritten(call, book):
-    status, _, err = call("chapter", "small", "--book", book, "--output", book / "small.ipynb")
-    assert status == 2 and "another" in err
-
-
-def test_parameters_are_read_as_yaml_with_plain_numbers():
-    values = ["1", "0.5", "1e-3", "-1e3", "true", "null", "mnist", "[1, 2]", "'1'", "2020-01-01"]
-    read = [1, 0.5, 1e-3, -1e3, True, None, "mnist", [1, 2], "1", "2020-01-01"]
-    assert [parse_value(value) for value in values] == read

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from tangents.results import Claim, Experiment, Finding
+from tangents.lab.claims import claim, claims_in
+from tangents.lab.evidence import Accept, Estimate, Table
+from tangents.lab.study import LATER, Config, Count, Study
 
 
 @dataclass(frozen=True)
-class Toy:
-    width: int = 4
+class Toy(Config):
+    width: Count = 4  # units, of which there are none
     scaled_alpha: float = 1.0
     seed: int = 0
     kind: str = "plain"  # "nan": diverges; "fail": raises; "short": leaves its last run out
     slow: float = 0.0  # seconds a run
     flag: bool = False
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width must be positive, not {self.width}")
+    part: Annotated[str, LATER] = "all"
 
 
 def rows(config: Toy) -> list[dict]:
@@ -44,17 +44,21 @@ def run(configs: list[Toy], device: str):
         yield index, rows(config), {"field": np.full((2, 2), config.seed, dtype=np.float16)}
 
 
-def decays(frame, arrays) -> Finding:
-    value = frame.query("metric == 'loss' and step == 1")["value"].mean()
-    n_runs = frame["run_id"].nunique()
-    return Finding(value, math.nan, math.inf, "supported", n_runs, accepted=(-math.inf, 0.5))
+@claim("toy-decays", "nobody2020", "Fig. 1", Accept("below 1", -math.inf, 0.5))
+def decays(t: Table) -> Estimate:
+    """The loss decays."""
+    runs = t.every("loss")
+    late = runs.rows[runs["step"] == 1]["value"].mean()
+    return Estimate(late, -math.inf, late, 2, runs.runs)
 
 
-def broken(frame, arrays) -> Finding:
+@claim("toy-broken", "nobody2020", "Fig. 2", Accept("anything", -math.inf, math.inf))
+def broken(t: Table) -> Estimate:
+    """Nothing is known."""
     raise KeyError("no such metric")
 
 
-EXPERIMENT = Experiment(
+STUDY = Study(
     name="toy",
     version=1,
     config=Toy,
@@ -64,9 +68,6 @@ EXPERIMENT = Experiment(
     },
     stack=("seed", "scaled_alpha"),
     run=run,
-    claims=(
-        Claim("toy-decays", "nobody2020", "Fig. 1", "The loss decays.", "below 1", decays),
-        Claim("toy-broken", "nobody2020", "Fig. 2", "Nothing is known.", "anything", broken),
-    ),
+    claims=claims_in(globals()),
     tolerances={"*": (1e-6, 1e-9), "converged": (0.0, 0.0)},
 )

@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from tangents.provenance import commit, device_name, versions
+from tangents.lab.provenance import commit, device_name, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "data" / "results" / "execution.csv"

@@ -1,139 +1,121 @@
-"""The command line: run, chapter, publish, audit, claims, data.
+"""The command line: run, chapter, publish, audit, claims, data; each stands below in one place.
 
 Messages go to stderr, on one line; exit status 2 means a wrong request, 1 a failure. Each command
-imports the heavy modules that it needs, so that help is instant.
+imports the heavy modules that it needs, so that help is instant. A study's fields become options of
+`run`, so its module is imported for `run STUDY` alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
-from tangents.cli import parse
-from tangents.experiments import STUDIES, study
-from tangents.results import (
-    PRESETS,
-    REPOSITORY,
-    ConfigError,
-    Experiment,
-    ResultsError,
-    Store,
-    expand,
-    publish,
-    unknown,
-)
-from tangents.sweep import SweepError, sweep
+from tangents import studies
+from tangents.lab.memory import keep_freed_memory
+from tangents.lab.provenance import REPOSITORY, in_checkout
+from tangents.lab.store import Store, publish, results_root, runs_root
+from tangents.lab.study import PRESETS, ConfigError, LabError, Study, expand, fields, unknown
 
 
-class Failure(Exception):
+class Failure(LabError):
     """A command that was understood but did not succeed (one line)."""
 
 
-def command_run(args: argparse.Namespace) -> None:
-    experiment = study(args.study)
-    given = {
-        name.removeprefix("field "): values
-        for name, values in vars(args).items()
-        if name.startswith("field ") and values is not None
-    }
-    configs = expand(experiment, args.preset, given, args.only)
-    store = Store(args.store)
-    label = f"{experiment.name}, preset {args.preset}: {len(configs)} runs"
-    if args.reuse:
-        from tangents.ledger import restore
+class Parser(argparse.ArgumentParser):
+    """Complains on one line, and reads -1e-3 and -inf as numbers rather than as options."""
 
-        print(f"{restore(experiment, args.preset, store)} runs taken from the published table")
-    if args.dry_run:
-        done = sum(store.has(experiment, config) for config in configs)
-        print(f"{label}, {done} done, {len(configs) - done} missing")
-        return
-    new = sweep(experiment, configs, store, **_sweep_options(args))
-    print(f"{label}, {new} new, in {args.store}")
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
+
+    def error(self, message: str) -> None:
+        raise ConfigError(message)
 
 
-def command_chapter(args: argparse.Namespace) -> None:
-    from tangents import chapters
+class Command(NamedTuple):
+    """A command: its options, what it does, and what it says of itself."""
 
-    notebook = chapters.find(args.name, args.book)
-    output = args.output or REPOSITORY / "_build" / "chapters" / notebook.name
+    options: Callable[[Parser, Study | None], None]
+    act: Callable[[Namespace], None]
+    text: str
+
+
+# ---- options that several commands have
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a positive integer, not {text!r}")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
     try:
-        print(chapters.execute(notebook, dict(args.parameter), output))
-    except chapters.ChapterError as error:
-        raise Failure(error) from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"must be in (0, 1], not {text!r}")
+    return value
 
 
-def command_publish(args: argparse.Namespace) -> None:
-    experiment = study(args.study)
-    print(publish(experiment, args.preset, Store(args.store), args.out, args.partial))
+def _preset(text: str) -> str:
+    if text not in PRESETS:
+        raise ArgumentTypeError(str(unknown("preset", text, PRESETS)))
+    return text
 
 
-def command_audit(args: argparse.Namespace) -> None:
-    from tangents import ledger
-
-    experiments = _studies(args.study)
-    if not args.study:
-        experiments = [each for each in experiments if ledger.is_published(each, args.preset)]
-    if not experiments:
-        raise Failure(f"no study is published with preset {args.preset}")
-    rows = []
-    for experiment in experiments:
-        found = ledger.audit(
-            experiment, args.preset, args.fraction, args.seed, **_sweep_options(args)
-        )
-        rows += [(experiment.name, *row) for row in found.itertuples(index=False, name=None)]
-    print(_table(("study", *ledger.AUDIT), rows))
-    if differing := sum(not row[-1] for row in rows):
-        raise Failure(f"audit: {differing} of {len(rows)} metrics differ beyond their tolerance")
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", text):
+        raise ArgumentTypeError(f"must be cpu, cuda, cuda:N, mps or xpu, not {text!r}")
+    return text
 
 
-def command_claims(args: argparse.Namespace) -> None:
-    from tangents import ledger
+def _add_preset(command: Parser, default: str | None, text: str) -> None:
+    names = "|".join(PRESETS)
+    command.add_argument("--preset", type=_preset, default=default, metavar=names, help=text)
 
-    presets = [args.preset] if args.preset else PRESETS
-    entries = [entry for each in _studies(args.study) for entry in ledger.judge(each, presets)]
-    failed = sum(entry.pop("failed") for entry in entries)
-    if args.json:
-        clean = [{name: ledger.plain(value) for name, value in e.items()} for e in entries]
-        print(json.dumps(clean, indent=1, allow_nan=False))
+
+def _add_study(command: Parser, many: bool = False) -> None:
+    names = ", ".join(studies.names())
+    if many:
+        command.add_argument("study", nargs="*", help=f"default all: {names}")
     else:
-        heads = ("id", "preset", "verdict", "estimate", "low", "high", "n_runs", "expected", "note")
-        print(_table(heads, [tuple(entry[head] for head in heads) for entry in entries]))
-    if failed and args.strict:
-        raise Failure(f"claims: {failed} of {len(entries)} checks raised an error")
+        command.add_argument("study", help=f"one of: {names} (or a dotted module path)")
 
 
-def command_data(args: argparse.Namespace) -> None:
-    from tangents import datasets
-
-    heads = ("name", "state", "bytes", "source", "licence")
-    status = datasets.status()
-    names = [row["name"] for row in status]
-    for name in args.name:
-        if name not in names:
-            raise unknown("data set", name, names)
-    try:
-        for name in args.name:
-            print(datasets.fetch(name))
-    except datasets.DataError as error:
-        raise Failure(error) from error
-    if not args.name:
-        print(_table(heads, [tuple(row[head] for head in heads) for row in status]))
+def _add_store(command: Parser) -> None:
+    text = "folder of the single runs (default $TANGENTS_RUNS or data/runs)"
+    command.add_argument("--store", type=Path, default=runs_root(), metavar="DIR", help=text)
 
 
-COMMANDS = {
-    "run": command_run, "chapter": command_chapter, "publish": command_publish,
-    "audit": command_audit, "claims": command_claims, "data": command_data,
-}  # fmt: skip
+def _add_sweep(command: Parser) -> None:
+    option = command.add_argument
+    option("--device", type=_device, default="cpu", help="torch device (default cpu)")
+    option("--threads", type=_positive, metavar="N", help="threads of each process")
+    text = "most runs computed as one (default 16)"
+    option("--max-stack", type=_positive, default=16, metavar="N", help=text)
+    where = command.add_mutually_exclusive_group().add_argument
+    text = "local processes of one thread each (default 1: this one)"
+    where("--workers", type=_positive, default=1, metavar="N", help=text)
+    text = "use the workers of this dask scheduler; they must see the store"
+    where("--scheduler", metavar="ADDRESS", help=text)
 
 
-def _sweep_options(args: argparse.Namespace) -> dict:
+def _sweep_options(args: Namespace) -> dict:
     names = ("device", "workers", "scheduler", "threads", "max_stack")
     return {name: getattr(args, name) for name in names}
 
 
-def _studies(names: list[str]) -> list[Experiment]:
-    return [study(name) for name in names or STUDIES]
+def _studies(names: list[str]) -> list[Study]:
+    return [studies.find(name) for name in names or studies.names()]
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple]) -> str:
@@ -146,15 +128,243 @@ def _table(heads: tuple[str, ...], rows: list[tuple]) -> str:
                      for row in cells)  # fmt: skip
 
 
+# ---- run
+
+
+def run_options(command: Parser, study: Study | None) -> None:
+    _add_study(command)
+    _add_preset(command, "smoke", "default smoke")
+    _add_store(command)
+    _add_sweep(command)
+    text = "take finished runs from the published table first"
+    command.add_argument("--reuse", action="store_true", help=text)
+    text = "of the runs, those whose field has this value; repeat for more"
+    command.add_argument(
+        "--only", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
+    )
+    command.add_argument("--dry-run", action="store_true", help="only count done and missing")
+    if study is None:
+        return
+    group = command.add_argument_group(f"fields of {study.name}, replaced in every grid")
+    for name, known in fields(study.config).items():
+        metavar = "|".join(known.choices) or known.kind.__name__.upper()
+        rules = [rule.words for rule in known.accepted]
+        text = "; ".join(filter(None, [known.meaning, *rules, f"default {known.default}"]))
+        group.add_argument(
+            f"--{name.replace('_', '-')}", dest=f"field {name}",  # with a space, no other option's
+            nargs="+", action="extend", metavar=metavar, help=text.replace("%", "%%"),
+        )  # fmt: skip
+
+
+def run(args: Namespace) -> None:
+    from tangents.lab.sweep import sweep
+
+    study = studies.find(args.study)
+    given = {
+        name.removeprefix("field "): values
+        for name, values in vars(args).items()
+        if name.startswith("field ") and values is not None
+    }
+    configs = expand(study, args.preset, given, args.only)
+    store = Store(args.store)
+    label = f"{study.name}, preset {args.preset}: {len(configs)} runs"
+    if args.reuse:
+        from tangents.lab.audit import restore
+
+        print(f"{restore(study, args.preset, store)} runs taken from the published table")
+    if args.dry_run:
+        done = sum(store.has(study, config) for config in configs)
+        print(f"{label}, {done} done, {len(configs) - done} missing")
+        return
+    keep_freed_memory()
+    new = sweep(study, configs, store, **_sweep_options(args))
+    print(f"{label}, {new} new, in {args.store}")
+
+
+# ---- chapter
+
+
+def chapter_options(command: Parser, _: object) -> None:
+    option = command.add_argument
+    option("name", help="name of a notebook of the book")
+    text = "a parameter's value: number, word, true, false or a [list]; repeat for more"
+    option("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+           help=text)  # fmt: skip
+    text = "folder of the notebooks (default book)"
+    option("--book", type=Path, default=REPOSITORY / "book", metavar="DIR", help=text)
+    text = "executed notebook (default _build/chapters/NAME.ipynb); its page: a folder beside it"
+    option("--output", type=Path, metavar="FILE", help=text)
+
+
+def chapter(args: Namespace) -> None:
+    from tangents.pages import replay
+
+    notebook = replay.find(args.name, args.book)
+    folder = REPOSITORY / "_build" if in_checkout() else Path.cwd()
+    output = args.output or folder / "chapters" / notebook.name
+    try:
+        print(replay.execute(notebook, dict(args.parameter), output))
+    except replay.ChapterError as error:
+        raise Failure(error) from error
+
+
+# ---- publish
+
+
+def publish_options(command: Parser, _: object) -> None:
+    _add_study(command)
+    _add_preset(command, "smoke", "default smoke")
+    _add_store(command)
+    text = "folder of the tables (default $TANGENTS_RESULTS or data/results)"
+    command.add_argument("--out", type=Path, metavar="DIR", help=text)
+    command.add_argument("--partial", action="store_true", help="publish although runs are missing")
+
+
+def publish_(args: Namespace) -> None:
+    study = studies.find(args.study)
+    print(publish(study, args.preset, Store(args.store), args.out, args.partial))
+
+
+# ---- audit
+
+
+def audit_options(command: Parser, _: object) -> None:
+    _add_study(command, many=True)
+    _add_preset(command, "book", "default book")
+    text = "share of the runs, at least one (default 0.02)"
+    command.add_argument("--fraction", type=_fraction, default=0.02, metavar="F", help=text)
+    text = "of the choice of runs (default 0)"
+    command.add_argument("--seed", type=int, default=0, metavar="S", help=text)
+    _add_sweep(command)
+
+
+def audit(args: Namespace) -> None:
+    from tangents.lab import audit as lab
+    from tangents.lab.store import is_published
+
+    some = _studies(args.study)
+    if not args.study:
+        some = [study for study in some if is_published(study.name, args.preset)]
+    if not some:
+        raise Failure(f"no study is published with preset {args.preset}")
+    keep_freed_memory()
+    rows = []
+    for study in some:
+        found = lab.audit(study, args.preset, args.fraction, args.seed, **_sweep_options(args))
+        rows += [(study.name, *row) for row in found.itertuples(index=False, name=None)]
+    print(_table(("study", *lab.AUDIT), rows))
+    if differing := sum(not row[-1] for row in rows):
+        raise Failure(f"audit: {differing} of {len(rows)} metrics differ beyond their tolerance")
+
+
+# ---- claims
+
+
+def claims_options(command: Parser, _: object) -> None:
+    _add_study(command, many=True)
+    _add_preset(command, None, "default: every preset published")
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    text = "fail where a check raises an error"
+    command.add_argument("--strict", action="store_true", help=text)
+
+
+def claims(args: Namespace) -> None:
+    from tangents.lab import ledger
+
+    presets = [args.preset] if args.preset else PRESETS
+    entries = [entry for study in _studies(args.study) for entry in ledger.judge(study, presets)]
+    if not entries:
+        tried = " or ".join(presets)
+        raise Failure(f"claims: no table of {tried} is published in {results_root()}")
+    failed = sum(entry.pop("failed") for entry in entries)
+    if args.json:
+        clean = [{name: ledger.plain(value) for name, value in e.items()} for e in entries]
+        print(json.dumps(clean, indent=1, allow_nan=False))
+    else:
+        heads = ("id", "preset", "verdict", "estimate", "low", "high", "n_runs", "expected", "note")
+        print(_table(heads, [tuple(entry[head] for head in heads) for entry in entries]))
+    if failed and args.strict:
+        raise Failure(f"claims: {failed} of {len(entries)} checks raised an error")
+
+
+# ---- data
+
+
+def data_options(command: Parser, _: object) -> None:
+    command.add_argument("name", nargs="*", help="data sets to fetch and verify (default: none)")
+
+
+def data(args: Namespace) -> None:
+    from tangents.data import sets
+    from tangents.data.sources import DataError
+
+    heads = ("name", "state", "bytes", "source", "licence")
+    status = sets.status()
+    names = [row["name"] for row in status]
+    for name in args.name:
+        if name not in names:
+            raise unknown("data set", name, names)
+    try:
+        for name in args.name:
+            print(sets.fetch(name))
+    except DataError as error:
+        raise Failure(error) from error
+    if not args.name:
+        print(_table(heads, [tuple(row[head] for head in heads) for row in status]))
+
+
+# ---- all of them
+
+COMMANDS = {
+    "run": Command(run_options, run,
+                   "Compute the missing runs of a study; run STUDY --help lists its fields."),
+    "chapter": Command(chapter_options, chapter,
+                       "Execute a notebook with other parameters and write its page."),
+    "publish": Command(publish_options, publish_, "Collect the runs of a preset into one table."),
+    "audit": Command(audit_options, audit,
+                     "Recompute a share of the published runs and compare all that they hold."),
+    "claims": Command(claims_options, claims, "Judge every claim on the published tables."),
+    "data": Command(data_options, data, "Show the data sets, or fetch those named."),
+}  # fmt: skip
+
+
+def build_parser(study: Study | None = None) -> tuple[Parser, dict[str, Parser]]:
+    """The command line and its commands; with a study, `run` takes its fields as options."""
+    parser = Parser(prog="tangents", description="Lazy or Learning?: runs, tables, claims.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.options(commands.add_parser(name, help=command.text, description=command.text),
+                        study)  # fmt: skip
+    return parser, commands.choices
+
+
+def parse(argv: list[str]) -> Namespace:
+    """The request. Raises ConfigError for whatever is not accepted, with a suggestion."""
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise unknown("command", argv[0], COMMANDS)
+    named = argv[:1] == ["run"] and len(argv) > 1 and not argv[1].startswith("-")
+    parser, parsers = build_parser(studies.find(argv[1]) if named else None)
+    args, extra = parser.parse_known_args(argv)
+    if not extra:
+        return args
+    option = extra[0].partition("=")[0]
+    if not option.startswith("--"):
+        raise ConfigError(f"{args.command}: unexpected argument {extra[0]!r}")
+    if args.command == "run" and not named:
+        raise ConfigError(f"option {option} must follow the study: run STUDY {option} ...")
+    known = [name for name in parsers[args.command]._option_string_actions if name[:2] == "--"]
+    raise unknown(f"option of {args.command}", option, known)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a wrong request."""
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
-        COMMANDS[args.command](args)
+        COMMANDS[args.command].act(args)
         return 0
     except ConfigError as error:
         message, status = error, 2
-    except (Failure, ResultsError, SweepError, OSError, ImportError) as error:
+    except (LabError, OSError, ImportError) as error:
         message, status = error, 1
     except KeyboardInterrupt:
         message, status = "interrupted; what a run had finished is stored", 1

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from tangents.functional import Params, hooked, stacked
-from tangents.jacobian import Tangent
+from tangents.empirical import jacobian
+from tangents.factored import Jacobian
+from tangents.functional import Params, hooked, require, stacked
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import OutputLoss
-from tangents.ntk import tangent
 
 
 def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0) -> Operator:
@@ -63,17 +63,16 @@ def compressed_hessian(
     to no such layer.
     """
     layers = dict(module.named_modules())
-    jacobian = tangent(module, params, x)
-    found = jacobian.factors
-    outputs = jacobian.value.shape[-1]
-    if not 0 <= output < outputs:
-        raise ValueError(f"output must lie in 0..{outputs - 1}, got {output}")
+    J = jacobian(module, params, x)
+    found = J.factors
+    outputs = J.value.shape[-1]
+    require(0 <= output < outputs, f"output must lie in 0..{outputs - 1}, got {output}")
     vectors = (f.a is not None and f.a.is_floating_point() and f.b.shape[-2] == 1 for f in found)
     if not all(vectors) or {n for f in found for n in (f.weight, f.bias) if n} != set(params):
         return None
     owned = [layers[f.weight.rpartition(".")[0]] for f in found]
     linear = all(isinstance(layer, nn.Linear) for layer in owned)
-    whole = jacobian.value.dim() == 2 or all(hasattr(layer, "scale") for layer in owned)
+    whole = J.value.dim() == 2 or all(hasattr(layer, "scale") for layer in owned)
     if not (linear and whole):  # other layers, and such as take no stack by themselves
         return None
     sides, sizes = [], []
@@ -109,7 +108,7 @@ def compressed_hessian(
         return torch.cat([whole[name].flatten(-2) for name in params], -1)
 
     with torch.enable_grad():  # the graph of the gradient serves for every product
-        zero = jacobian.value.new_zeros(*jacobian.value.shape[:-1], sum(sizes), requires_grad=True)
+        zero = J.value.new_zeros(*J.value.shape[:-1], sum(sizes), requires_grad=True)
         (slope,) = torch.autograd.grad(value(zero), zero, create_graph=True)
     constant = not slope.requires_grad  # of a model that is affine in its parameters
 
@@ -179,14 +178,14 @@ def _top(module, params: Params, x: Tensor, output: int, tolerance: float, max_s
 
 
 def gauss_newton_product(
-    tangent: Tangent, v: Params, root: Float[Tensor, "*s n c r"] | None = None
+    J: Jacobian, v: Params, root: Float[Tensor, "*s n c r"] | None = None
 ) -> Params:
     """J^T H J v, the Gauss-Newton matrix (GGN) of a loss with H = S S^T, `root` its factor S.
 
     Without it H = 1, as for the squared loss. Source: Schraudolph (2002), section 3.
     """
-    A = tangent if root is None else tangent.mixed(root)
-    return A.backward(A.forward(v))
+    A = J if root is None else J.left_multiply(root)
+    return A.vjp(A.jvp(v))
 
 
 class Step(NamedTuple):
@@ -198,7 +197,7 @@ class Step(NamedTuple):
 
 
 def gauss_newton(
-    tangent: Tangent,
+    J: Jacobian,
     y: Float[Tensor, "*s n c"],
     loss: OutputLoss,
     hessian: bool = True,
@@ -217,21 +216,21 @@ def gauss_newton(
     tolerance is out of reach, or `y` is no target of this loss. Source: Buffelli et al. (2024),
     section 3; Cai et al. (2019).
     """
-    _require(damping >= 0, f"damping must be >= 0, got {damping}")
-    _require(y.shape == tangent.value.shape, f"y must have the shape of the outputs, "
-             f"{tuple(tangent.value.shape)}, got {tuple(y.shape)}")  # fmt: skip
-    f = tangent.value
-    A, g = tangent, loss.gradient(f, y)
+    require(damping >= 0, f"damping must be >= 0, got {damping}")
+    require(y.shape == J.value.shape, f"y must have the shape of the outputs, "
+             f"{tuple(J.value.shape)}, got {tuple(y.shape)}")  # fmt: skip
+    f = J.value
+    A, g = J, loss.gradient(f, y)
     w = g
     if hessian and loss.curved:
         root, w = loss.root(f), loss.whitened(f, y)
         off = ((root @ w.unsqueeze(-1)).squeeze(-1) - g).abs().max() / g.abs().max().clamp(min=1)
         inside = bool(off <= torch.finfo(g.dtype).eps ** 0.5)
-        _require(inside, "the targets must be probabilities: in the range 0..1, with sum 1")
-        A = tangent.mixed(root)
+        require(inside, "the targets must be probabilities: in the range 0..1, with sum 1")
+        A = J.left_multiply(root)
 
     def product(u: Tensor) -> Tensor:
-        return A.product(u) + damping * u
+        return A.ntk_vp(u) + damping * u
 
     solve = _cholesky(A, damping) if dense else _mean_kernel(A, damping)
     size = torch.linalg.matrix_norm(w).clamp(min=torch.finfo(w.dtype).tiny)
@@ -243,16 +242,16 @@ def gauss_newton(
         rest, before = w - product(u), rest
         residual = torch.linalg.matrix_norm(rest) / size
         if bool((residual <= tolerance).all()):
-            return Step(A.backward(-u), residual, products)
+            return Step(A.vjp(-u), residual, products)
         slow = torch.linalg.matrix_norm(rest) > 0.5 * torch.linalg.matrix_norm(before)
-        _require(
+        require(
             products < max_products and not bool((slow & (residual > tolerance)).any()),
             f"residual {residual.max():.2g} after {products} products, {tolerance:g} was asked for:"
             " the kernel is close to singular, more damping or precision is needed",
         )
 
 
-def _cholesky(A: Tangent, damping: float):
+def _cholesky(A: Jacobian, damping: float):
     """Solves with the Cholesky factor of A A^T + damping."""
     c = A.value.shape[-1]
     kernel = matrix(A.gram())
@@ -265,7 +264,7 @@ def _cholesky(A: Tangent, damping: float):
     return solve
 
 
-def _mean_kernel(A: Tangent, damping: float):
+def _mean_kernel(A: Jacobian, damping: float):
     """Solves with the mean of the kernel over outputs, which is the kernel of a wide network."""
     mean = A.gram(outputs="trace") / A.value.shape[-1]
     shift = 1e-6 * mean.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
@@ -276,7 +275,7 @@ def _mean_kernel(A: Tangent, damping: float):
 
 def _factor(kernel: Tensor) -> Tensor:
     root, info = torch.linalg.cholesky_ex(kernel)
-    _require(not info.any(), "the kernel is singular to rounding, damping is needed")
+    require(not info.any(), "the kernel is singular to rounding, damping is needed")
     return root
 
 
@@ -299,8 +298,3 @@ def _conjugate_gradients(product: Operator, w: Tensor, solve: Operator, goal, ma
         rz, before = inner(r, z), rz
         p = z + (rz / before.clamp(min=tiny)) * p
     return u, max_products
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"gauss_newton: {message}")

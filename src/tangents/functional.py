@@ -17,10 +17,15 @@ Params = dict[str, Tensor]
 Function = Callable[[Params, Tensor], Tensor]
 
 
+def require(condition: bool, message: str) -> None:
+    """ValueError with that message, unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def stack(networks: Sequence[Params]) -> Params:
     """The networks on one leading axis: every tensor (b, ...) for b networks of equal shapes."""
-    if not networks:
-        raise ValueError("stack: got no network, at least one is needed")
+    require(len(networks) > 0, "stack: got no network, at least one is needed")
     return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
 
 
@@ -35,19 +40,17 @@ def stacked(module: nn.Module, params: Params) -> int:
     Raises ValueError for a name that is missing or none of the module's, and for another shape.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
-    if strange := [name for name in params if name not in own]:
-        raise ValueError(f"params hold {strange[0]!r}: accepted are {', '.join(own)}")
+    strange = next((name for name in params if name not in own), None)
+    require(strange is None, f"params hold {strange!r}: accepted are {', '.join(own)}")
     sizes = set()
     for name, p in module.named_parameters():
-        if name not in params:
-            raise ValueError(f"params lack {name!r}")
+        require(name in params, f"params lack {name!r}")
         want, got = tuple(p.shape), tuple(params[name].shape)
         extra = len(got) - len(want)
-        if extra not in (0, 1) or got[extra:] != want:
-            raise ValueError(f"{name!r} must have shape {want}, got {got}")
+        fits = extra in (0, 1) and got[extra:] == want
+        require(fits, f"{name!r} must have shape {want}, got {got}")
         sizes.add(got[0] if extra else 0)
-    if len(sizes) != 1:
-        raise ValueError("params must all be of one network, or all of one stack")
+    require(len(sizes) == 1, "params must all be of one network, or all of one stack")
     return sizes.pop()
 
 
@@ -101,7 +104,7 @@ def linearise(module: nn.Module, params0: Params) -> Function:
     """f_lin(w, x) = f(w0, x) + D f(w0, x) [w - w0], the tangent model of a network at w0.
 
     One forward-mode pass a call, at any x; exact for a function that is affine in its parameters.
-    Many calls at the same examples are cheaper by `ntk.tangent`: t.value + t.forward(w - w0).
+    Many calls at the same examples are cheaper by `empirical.jacobian`: J.value + J.jvp(w - w0).
     Source: Lee et al. (2019), eq. (3).
     """
 

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from tangents.functional import require
+
 Operator = Callable[[Float[Tensor, "*s n"]], Float[Tensor, "*s n"]]
 
 
@@ -32,7 +34,7 @@ def lanczos(
     `begun` with fewer steps. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
     """
     *s, n = start.shape
-    _require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
+    require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
     count = start.numel() // n  # problems on one axis: with more, products would copy the basis
     steps, first = min(steps, n), 0 if begun is None else begun.basis.shape[-2]
     generator = Generator(start.device).manual_seed(first)
@@ -50,7 +52,7 @@ def lanczos(
             matrix[:, k - 1, k] = matrix[:, k, k - 1] = rest
         basis[:, k] = v
         w = operator(v.view(*s, n)).reshape(count, n)
-        _require(bool(w.isfinite().all()), "the operator gave values that are not finite")
+        require(bool(w.isfinite().all()), "the operator gave values that are not finite")
         scale = torch.maximum(scale, torch.linalg.vector_norm(w, dim=-1))
         known = basis[:, : k + 1]
         matrix[:, k, k] = torch.linalg.vecdot(v, w)
@@ -84,7 +86,7 @@ def eigenpairs(
     """
     *_, n = start.shape
     most = min(n, max_steps)
-    _require(0 < count <= most, f"count must lie in 1..{most}, got {count}")
+    require(0 < count <= most, f"count must lie in 1..{most}, got {count}")
     tolerance = torch.finfo(start.dtype).eps ** 0.5 if tolerance is None else tolerance
     steps, krylov = min(most, 2 * count + 10), None
     while True:
@@ -96,7 +98,7 @@ def eigenpairs(
         residual = krylov.rest.unsqueeze(-1) * vectors[..., -1, :].abs()
         if bool((residual <= tolerance * values.abs().amax(-1, keepdim=True)).all()):
             return values, vectors.mT @ krylov.basis
-        _require(steps < most, f"no {count} eigenpairs within {max_steps} products")
+        require(steps < most, f"no {count} eigenpairs within {max_steps} products")
         steps = min(most, steps + max(4, steps // 4))
 
 
@@ -120,8 +122,3 @@ def _outside(w: Tensor, basis: Tensor) -> Tensor:
     """The part of w (q, n) orthogonal to the rows of the basis (q, k, n)."""
     inside = basis @ w.unsqueeze(-1)
     return torch.baddbmm(w.unsqueeze(-1), basis.mT, inside, alpha=-1).squeeze(-1)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangents.functional import Params
-from tangents.jacobian import Tangent
+from tangents.factored import Jacobian
+from tangents.functional import Params, require
 from tangents.lanczos import lanczos
 from tangents.losses import OutputLoss
 
@@ -54,7 +54,7 @@ def krylov_spectrum(
     """
     theta = matrix(kernel)
     nonzero = bool(torch.linalg.matrix_norm(residual).all())
-    _require(nonzero, "the residual of a network is zero: it has nothing left to learn")
+    require(nonzero, "the residual of a network is zero: it has nothing left to learn")
     found = lanczos(lambda v: (theta @ v.unsqueeze(-1)).squeeze(-1), column(residual), rank)
     values, vectors = torch.linalg.eigh(found.matrix)
     rest = found.rest.unsqueeze(-1) * vectors[..., -1, :]
@@ -77,7 +77,7 @@ def uncolumn(v: Float[Tensor, "*s cn"], c: int) -> Float[Tensor, "*s n c"]:
 
 
 def leap(
-    tangent: Tangent,
+    J: Jacobian,
     kernel: Spectrum,
     residual: Float[Tensor, "*s n c"],
     rate: float | Float[Tensor, " b"],
@@ -98,13 +98,13 @@ def leap(
     momentum as a power of the affine map of one step.
     """
     rate = torch.as_tensor(rate, dtype=residual.dtype, device=residual.device).unsqueeze(-1)
-    _require(bool((rate > 0).all()), "rate must be positive")
-    _require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
+    require(bool((rate > 0).all()), "rate must be positive")
+    require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
     whole = steps == math.inf or (steps >= 0 and steps == int(steps))
-    _require(whole, f"steps must be an integer >= 0, or infinity, got {steps}")
+    require(whole, f"steps must be an integer >= 0, or infinity, got {steps}")
     top = kernel.values.amax(-1)
     stable = bool((rate[..., 0] * top < 2 * (1 + memory)).all())
-    _require(stable, f"rate times the largest eigenvalue must be below {2 * (1 + memory):g}, "
+    require(stable, f"rate times the largest eigenvalue must be below {2 * (1 + memory):g}, "
              f"got {(rate[..., 0] * top).max():.3g}")  # fmt: skip
     c, modes = residual.shape[-1], kernel.into(residual)
     if not memory and velocity is None:
@@ -112,15 +112,15 @@ def leap(
         _accurate(kernel, series, residual, modes, tolerance)
         moved = kernel.out(series, c)
         left = kernel.out(_power(kernel.values, rate, max(steps - 1, 0)) * modes, c)
-        change = tangent.backward(-moved)
-        speed = tangent.backward(left if steps else 0 * left)
+        change = J.vjp(-moved)
+        speed = J.vjp(left if steps else 0 * left)
         return change, speed
-    _require(steps != math.inf, "infinitely many steps are for descent without momentum")
-    _require(not velocity or kernel.rest is None, "a velocity needs the whole spectrum")
-    drift = kernel.into(tangent.forward(velocity)) if velocity else torch.zeros_like(modes)
+    require(steps != math.inf, "infinitely many steps are for descent without momentum")
+    require(not velocity or kernel.rest is None, "a velocity needs the whole spectrum")
+    drift = kernel.into(J.jvp(velocity)) if velocity else torch.zeros_like(modes)
     force, moved = _heavy_ball(kernel.values, modes, drift, rate, int(steps), memory)
     _accurate(kernel, moved, residual, modes, tolerance)
-    change, speed = (tangent.backward(kernel.out(v, c)) for v in (-moved, force))
+    change, speed = (J.vjp(kernel.out(v, c)) for v in (-moved, force))
     if velocity:
         kept = memory**steps
         lost = memory * (1 - kept) / (1 - memory)
@@ -142,7 +142,7 @@ def _accurate(kernel: Spectrum, moved: Tensor, residual: Tensor, modes: Tensor, 
         error = (kernel.rest * moved).sum(-1).abs() + missed
         share = (error / torch.linalg.matrix_norm(residual)).nan_to_num(0)  # of nothing: nothing
         message = f"the Krylov spectrum errs by {share.max():.1g} of the residual: raise its rank, "
-        _require(bool((share <= tolerance).all()), message + "or find it from this residual")
+        require(bool((share <= tolerance).all()), message + "or find it from this residual")
 
 
 def _power(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
@@ -218,8 +218,3 @@ def descend_outputs(
         coefficients = coefficients + rate * loss.gradient(outputs, y)
         moved = (theta @ column(coefficients).unsqueeze(-1)).squeeze(-1)
         outputs = f - uncolumn(moved, c)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from tangents.functional import Function, Params, stack
+from tangents.functional import Function, Params, require, stack
 
 # a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
 # standard normal z; a test recomputes it by quadrature. Geiger et al. (2020), section 2.1.
@@ -91,7 +91,7 @@ class Conv2d(nn.Conv2d):
         if weight.dim() == 4:
             return self._conv_forward(x, weight, self.bias)
         plain = self.groups == 1 and self.padding_mode == "zeros"
-        _require(plain, "Conv2d: a stack needs groups=1 and padding_mode='zeros'")
+        require(plain, "Conv2d: a stack needs groups=1 and padding_mode='zeros'")
         b, c_out = weight.shape[:2]
         groups = 1 if x.dim() == 4 else b
         if groups > 1 or x.dim() == 5:
@@ -123,8 +123,8 @@ class MLP(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        _require(min(d, width, depth, c) >= 1, f"{name}: d, width, depth and c must be at least 1")
-        _require(bottleneck >= 0, f"MLP: bottleneck must be at least 0 (none), got {bottleneck}")
+        require(min(d, width, depth, c) >= 1, f"{name}: d, width, depth and c must be at least 1")
+        require(bottleneck >= 0, f"MLP: bottleneck must be at least 0 (none), got {bottleneck}")
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
         sizes[(depth + 1) // 2] = bottleneck or width
@@ -149,7 +149,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, c_in: int, width: int, c: int = 1, activation="relu", bias=True):
         super().__init__()
-        _require(min(c_in, width, c) >= 1, "ConvNet: c_in, width and c must be at least 1")
+        require(min(c_in, width, c) >= 1, "ConvNet: c_in, width and c must be at least 1")
         self.activation = activation_named(activation)
         channels = [c_in] + [width] * 4
         self.hidden = nn.ModuleList(
@@ -192,7 +192,7 @@ class Headed(nn.Module):
 
     def __init__(self, net: nn.Module, head: str):
         super().__init__()
-        _require(head in HEADS, f"head {head!r} is unknown; accepted: {', '.join(HEADS)}")
+        require(head in HEADS, f"head {head!r} is unknown; accepted: {', '.join(HEADS)}")
         self.net, self.head, self.name = net, HEADS[head], head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Headed(nn.Module):
 def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     """The activation of that name; ValueError lists the accepted names."""
     accepted = ", ".join(ACTIVATIONS)
-    _require(name in ACTIVATIONS, f"activation {name!r} is unknown; accepted: {accepted}")
+    require(name in ACTIVATIONS, f"activation {name!r} is unknown; accepted: {accepted}")
     return ACTIVATIONS[name]
 
 
@@ -230,8 +230,3 @@ def initialise_stack(
 def apply(module: nn.Module) -> Function:
     """f(params, x), a pure function of the parameters: (n, c), or (b, n, c) for a stack."""
     return lambda params, x: torch.func.functional_call(module, params, (x,))
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

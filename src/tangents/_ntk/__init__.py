@@ -1,0 +1,1 @@
+"""The machinery of `empirical`: layers, routes, tiles, kernels on disk."""

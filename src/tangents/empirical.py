@@ -1,0 +1,50 @@
+"""The empirical tangent kernel Theta(x, x') = J(x) J(x')^T of any network, J = df/dparameters.
+
+`budget` bounds the memory that a kernel takes beside itself.
+"""
+
+from torch import Tensor, nn
+
+from tangents._ntk.disk import ntk_on_disk
+from tangents._ntk.route import Route
+from tangents._ntk.tiles import Tiles
+from tangents.factored import Jacobian
+from tangents.functional import Params, stacked
+
+__all__ = ["jacobian", "ntk", "ntk_on_disk"]
+
+
+def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
+    """The factored Jacobian at x (n, ...): a pass forward, and passes back for all outputs.
+
+    `module` maps (n, ...) to (n, c), each example by itself. For a stack of b networks, `params`
+    have a leading axis b. Linear, convolutional, embedding and normalisation layers are
+    structured, at several positions or in several calls too, if their structured gradient agrees
+    with automatic differentiation; all other parameters take the general route. Raises ValueError
+    for a module that is not a map of single examples.
+    """
+    b = stacked(module, params)
+    return Route.of(module, params, x, b).jacobian(module, params, x, b)
+
+
+def ntk(
+    module: nn.Module,
+    params: Params,
+    x1: Tensor,
+    x2: Tensor | None = None,
+    outputs: str = "full",
+    budget: float | None = None,
+) -> Tensor:
+    """The empirical tangent kernel Theta (n, m, c, c) between inputs x1 (n, ...) and x2 (m, ...).
+
+    Without `x2`, between x1 and itself. `outputs`: "full"; the "diagonal" over outputs (n, m, c);
+    their "trace" (n, m). For a stack of b networks with a leading axis b. Beside the result about
+    `budget` bytes are used, by default a quarter of those free. Raises ValueError for what
+    `jacobian` refuses, and where a parameter, an input or an output is not finite. Source: Jacot et
+    al. (2018), section 4; Novak et al. (2022), section 3.
+    """
+    tiles = Tiles.of(module, params, x1, x2, outputs, budget).thin()
+    out = tiles.empty(*tiles.sides)
+    for _ in tiles.fill(out):
+        pass
+    return out

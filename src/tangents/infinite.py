@@ -1,0 +1,119 @@
+"""Kernels of infinitely wide networks, in closed form."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tangents.functional import require
+
+TILE = 256  # what one pass works on stays in the cache
+
+
+def fully_connected(
+    x1: Float[Tensor, "n d"],
+    x2: Float[Tensor, "m _"] | None = None,
+    depth: int = 3,
+    activation: str = "relu",
+    bias: bool = True,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """(NNGP, NTK) of `models.MLP` with `depth` hidden layers of infinite width, one output.
+
+    K = x x'^T / d and Theta = K + b at the first layer; then K' = E[s(u) s(v)] and
+    Theta' = K' + b + Theta E[s'(u) s'(v)] over u, v ~ N(0, K). Biases are zero at the start, as
+    `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
+    `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
+    another one, a depth below 1, unequal dimensions, and for "relu" an input of zeros. Source:
+    Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section 3.
+    """
+    require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
+    require(depth >= 1, f"depth must be at least 1, got {depth}")
+    require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
+    same = x2 is None
+    sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
+    nngp = x1.new_empty(len(x1), len(sides[-1].x))
+    ntk = torch.empty_like(nngp)
+    starts = [range(0, len(side.x), TILE) for side in (sides[0], sides[-1])]
+    for i, j in itertools.product(*starts):
+        if same and j > i:
+            continue
+        i, j = slice(i, i + TILE), slice(j, j + TILE)
+        tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
+        for whole, tile in zip((nngp, ntk), tiles, strict=True):
+            whole[i, j] = tile
+            if same and i != j:
+                whole[j, i] = tile.mT
+    return nngp, ntk
+
+
+class _Side(NamedTuple):
+    """Inputs / sqrt d (n, d), for "relu" of unit length; variances K(x, x) (n,) at each layer."""
+
+    x: Tensor
+    variances: list[Tensor]
+
+    @classmethod
+    def of(cls, x: Tensor, depth: int, activation: str) -> "_Side":
+        x = x / math.sqrt(x.shape[1])
+        found = [torch.linalg.vecdot(x, x)]
+        while len(found) < depth:
+            q = found[-1]
+            found.append(q if activation == "relu" else _arcsine(q, q, q)[0])
+        if activation == "relu":
+            apart = bool((found[0] > 0).all())
+            require(apart, "an input of zeros lies at the kink of relu, which has no kernel there")
+            x.div_(found[0].sqrt()[:, None])  # ours: the quotient above
+        return cls(x, found)
+
+    def rows(self, i: slice) -> "_Side":
+        return _Side(self.x[i], [q[i] for q in self.variances])
+
+
+def _relu(left: _Side, right: _Side, bias: bool, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Arc-cosine kernels of order one and zero, twice: the gain is sqrt 2, and keeps the variances.
+
+    So the cosine alone changes from layer to layer. With m = -cosine and angle s = arccos m,
+    m' = (s m - sqrt(1 - m^2)) / pi and t' = s t / pi + m' for t = -Theta / scale.
+    """
+    m = (left.x @ right.x.mT).neg_()
+    scale = -torch.outer(left.variances[0].sqrt(), right.variances[0].sqrt())
+    shift = 1 / scale if bias else 0
+    t, one = m + shift, m.new_ones(())
+    for _ in left.variances:
+        m.clamp_(-1, 1)
+        if diagonal:
+            m.fill_diagonal_(-1)  # exactly: arccos is steep there
+        s = torch.acos(m)
+        sine = torch.addcmul(one, m, m, value=-1).sqrt_()
+        m = sine.addcmul_(s, m, value=-1).mul_(-1 / math.pi)
+        t = torch.addcmul(m, s, t, value=1 / math.pi)
+        if bias:
+            t += shift
+    return m.mul_(scale), t.mul_(scale)
+
+
+def _erf(left: _Side, right: _Side, bias: bool, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """Arcsine kernel and its derivative."""
+    k = left.x @ right.x.mT
+    theta = k + bias
+    for q, r in zip(left.variances, right.variances, strict=True):
+        if diagonal:
+            k.diagonal().copy_(q)  # exactly: arcsin is steep there
+        k, slope = _arcsine(k, q[:, None], r)
+        theta.mul_(slope).add_(k)
+        if bias:
+            theta += 1
+    return k, theta
+
+
+def _arcsine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for covariance k, variances q and r."""
+    square = (1 + 2 * q) * (1 + 2 * r)
+    mean = torch.asin(2 * k / square.sqrt()).mul_(2 / math.pi)
+    return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)
+
+
+_DUALS = {"relu": _relu, "erf": _erf}

@@ -1,0 +1,304 @@
+"""From published rows to estimates with 95 % intervals over seeds: what a claim is made of.
+
+A `Table` gives `Runs`, one value a run, which carry how many others were lost and why. These give
+an `Estimate`: an exponent, a difference or a share, found once for each seed, with Student's
+interval over seeds, or the jackknife's where it needs all seeds at once. An `Accept` joins the
+paper's value in words to the range that has to hold the interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from tangents.lab.study import RESERVED
+
+INF = math.inf
+Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
+
+
+# ---- statistics of plain numbers
+
+
+def over_seeds(values: Iterable[float]) -> Interval:
+    """Mean of independent estimates and its 95 % Student interval; nan ends for fewer than two."""
+    x = np.asarray([*values], dtype=float)
+    if len(x) < 2:
+        return float(x.mean()) if len(x) else math.nan, math.nan, math.nan
+    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
+
+
+def jackknife(estimator: Callable[[Sequence], float], members: Iterable) -> Interval:
+    """An estimate that needs all seeds at once, with its 95 % jackknife interval (Tukey 1958)."""
+    members = list(members)
+    whole, k = estimator(members), len(members)
+    parts = [estimator(members[:i] + members[i + 1 :]) for i in range(k)]
+    _, low, high = over_seeds([k * whole - (k - 1) * part for part in parts])
+    return whole, low + whole - (low + high) / 2, high + whole - (low + high) / 2
+
+
+def power(x: Sequence[float], y: Sequence[float]) -> float:
+    """The exponent a of y ~ x^a: least squares of log y on log x. Raises ValueError below two x."""
+    if len(set(x)) < 2:
+        raise ValueError("an exponent needs at least two different x")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def powers(y: Sequence[float], **x: Sequence[float]) -> dict[str, float]:
+    """The exponents of y ~ product of x_k^a_k: least squares of log y on all log x_k."""
+    design = np.stack([np.ones(len(y)), *(np.log(np.asarray(v, float)) for v in x.values())], 1)
+    _, *found = np.linalg.lstsq(design, np.log(np.asarray(y, float)), rcond=None)[0]
+    return dict(zip(x, map(float, found), strict=True))
+
+
+def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
+    """Where y first crosses `level` along increasing x, linear in log x; nan if it does not."""
+    u, v = np.log(np.asarray(x, float)), np.asarray(y, float) - level
+    for i in range(len(u) - 1):
+        if v[i] * v[i + 1] <= 0 and v[i] != v[i + 1]:
+            return float(np.exp(u[i] - v[i] * (u[i + 1] - u[i]) / (v[i + 1] - v[i])))
+    return math.nan
+
+
+def words(*parts: str) -> str:
+    """One note of those that are not empty."""
+    return "; ".join(filter(None, parts))
+
+
+# ---- estimates
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval over `seeds` independent seeds, from `runs` trained networks.
+
+    `holds` decides a statement about every run, whatever the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int = 0
+    runs: int = 0
+    note: str = ""
+    holds: bool | None = None
+    span: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the runs' fields
+
+    def noting(self, *parts: str) -> Estimate:
+        """With these words before its note."""
+        return replace(self, note=words(*parts, self.note))
+
+    def map(self, function: Callable[[float], float]) -> Estimate:
+        """The value and the ends of the interval, each mapped by an increasing function."""
+        return replace(
+            self, value=function(self.value), low=function(self.low), high=function(self.high)
+        )
+
+
+class Accept(NamedTuple):
+    """The paper's value in words, and the range in which the whole interval has to lie."""
+
+    words: str
+    low: float
+    high: float
+
+    def verdict(self, found: Estimate) -> str:
+        """Supported if the whole interval is accepted, contradicted if none of it is, else open."""
+        if found.holds is not None:
+            return "supported" if found.holds else "contradicted"
+        if math.isnan(found.low) or math.isnan(found.high):
+            return "inconclusive"
+        if self.low <= found.low and found.high <= self.high:
+            return "supported"
+        outside = found.high < self.low or found.low > self.high
+        return "contradicted" if outside else "inconclusive"
+
+
+# ---- tables and runs
+
+
+class Table:
+    """A study's rows, one a measurement, and its arrays by "<run_id>/<name>"."""
+
+    def __init__(self, frame: pd.DataFrame, arrays: dict[str, np.ndarray] | None = None) -> None:
+        self.frame, self.arrays = frame, arrays or {}
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str], np.ndarray]:
+        return self.frame.groupby(["part", "metric"], observed=True).indices
+
+    def metric(self, metric: str, part: str | None = None) -> pd.DataFrame:
+        """All rows of a metric, of one part or of all."""
+        parts = self.frame["part"].unique() if part is None else [part]
+        found = [self._places.get((each, metric), np.empty(0, int)) for each in parts]
+        return self.frame.iloc[np.sort(np.concatenate(found))] if found else self.frame.iloc[:0]
+
+    def ends(self, metric: str, part: str | None = None) -> Runs:
+        """The last value of each converged run. Raises LookupError where there is none."""
+        done = self.metric("converged", part)
+        rows = self.metric(metric, part)
+        rows = rows[rows["run_id"].isin(done.loc[done["value"] == 1, "run_id"])]
+        _some(rows, f"no converged run with {metric!r}", part)
+        rows = rows.sort_values("time", kind="stable").drop_duplicates("run_id", keep="last")
+        return Runs(rows.sort_values("run_id"), done)
+
+    def starts(self, metric: str, part: str | None = None) -> Runs:
+        """The value at the start of each run, whatever became of it. Raises LookupError."""
+        rows = self.metric(metric, part)
+        rows = rows[rows["step"] == 0].drop_duplicates("run_id")
+        _some(rows, f"no run with {metric!r} at its start", part)
+        return Runs(rows.sort_values("run_id"))
+
+    def every(self, metric: str, part: str | None = None) -> Runs:
+        """All values of a metric, several a run where it was measured along training."""
+        rows = self.metric(metric, part)
+        _some(rows, f"no run with {metric!r}", part)
+        return Runs(rows)
+
+    def array(self, run_id: str, name: str) -> np.ndarray:
+        """An array of a run, in double precision. Raises LookupError where it has none."""
+        if (key := f"{run_id}/{name}") not in self.arrays:
+            raise LookupError(f"run {run_id} has no array {name!r}")
+        return self.arrays[key].astype(float)
+
+
+def _some(rows: pd.DataFrame, message: str, part: str | None) -> None:
+    if rows.empty:
+        raise LookupError(message + (f" in part {part!r}" if part else ""))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Values of runs: rows with the run's fields and a column `value`.
+
+    `states` are the rows that tell of each run that was tried whether it converged.
+    """
+
+    rows: pd.DataFrame
+    states: pd.DataFrame | None = field(default=None, repr=False)
+
+    def __getitem__(self, column: str) -> pd.Series:
+        return self.rows[column]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lost(self) -> str:
+        """How many of the runs did not converge, in words; empty if all did."""
+        if self.states is None:
+            return ""
+        count, tried = int((self.states["value"] != 1).sum()), len(self.states)
+        return f"{count} of {tried} runs did not converge and are left out" if count else ""
+
+    @property
+    def runs(self) -> int:
+        return self.rows["run_id"].nunique() if "run_id" in self.rows else len(self.rows)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.rows["seed"].unique())
+
+    def where(self, **fields: Any) -> Runs:
+        """Those whose fields lie within the closed ranges given, or equal the values given."""
+        states = None if self.states is None else pick(self.states, **fields)
+        return Runs(pick(self.rows, **fields), states)
+
+    def largest(self, column: str = "width") -> Runs:
+        """Those with the largest value of a field."""
+        return self.where(**{column: self.rows[column].max()})
+
+    def map(self, values: pd.Series | np.ndarray) -> Runs:
+        """The same runs with other values."""
+        return replace(self, rows=self.rows.assign(value=values))
+
+    def __truediv__(self, other: Runs) -> Runs:
+        """Run by run."""
+        return self.map(self.rows["value"] / self.rows["run_id"].map(other.by_run))
+
+    def __mul__(self, other: Runs) -> Runs:
+        """Run by run."""
+        return self.map(self.rows["value"] * self.rows["run_id"].map(other.by_run))
+
+    @property
+    def by_run(self) -> pd.Series:
+        return self.rows.set_index("run_id")["value"]
+
+    def pivot(self, *columns: str) -> pd.DataFrame:
+        """A row a seed, a column for each combination of fields; seeds that lack one are out."""
+        table = self.rows.pivot_table(index="seed", columns=[*columns], values="value")
+        return table.dropna()
+
+    def estimate(self, interval: Interval, seeds: int | None = None, runs=None) -> Estimate:
+        """An estimate that these runs gave."""
+        seeds = len(self.seeds) if seeds is None else seeds
+        runs = self.runs if runs is None else runs
+        numbers = self.rows.drop(columns=RESERVED, errors="ignore").select_dtypes("number")
+        span = dict(zip(numbers, zip(numbers.min(), numbers.max(), strict=True), strict=True))
+        return Estimate(*interval, seeds, runs, self.lost, span=span)
+
+    def mean(self, log: bool = False) -> Estimate:
+        """Mean over seeds of a seed's mean; geometric if `log`."""
+        return self.by_seed(lambda rows: rows["value"].mean(), log)
+
+    def by_seed(self, estimator: Callable[[pd.DataFrame], float], log: bool = False) -> Estimate:
+        """The mean of what the estimator says of each seed's rows; geometric if `log`."""
+        return self.over(
+            {seed: estimator(rows) for seed, rows in self.rows.groupby("seed", sort=True)}, log
+        )
+
+    def over(self, values: Any, log: bool = False) -> Estimate:
+        """The mean over seeds of values by seed; geometric if `log`."""
+        values = pd.Series(values, dtype=float).dropna()
+        found = self.estimate(over_seeds(np.log(values) if log else values), len(values))
+        return found.map(math.exp) if log else found
+
+    def jackknife(self, estimator: Callable[[pd.DataFrame], float]) -> Estimate:
+        """What the estimator says of the rows of all seeds, with its jackknife interval."""
+
+        def one(seeds):
+            return estimator(self.rows[self.rows["seed"].isin(seeds)])
+
+        return self.estimate(jackknife(one, self.seeds))
+
+    def exponent(self, x: str, *fixed: str) -> Estimate:
+        """The exponent a of value ~ x^a, over all else, or over the `fixed` fields alone, fixed."""
+        return self.over(self.slopes(x, *fixed))
+
+    def slopes(self, x: str, *fixed: str) -> pd.Series:
+        """That exponent for each seed: the mean over groups with two values of x or more."""
+        rows = self.rows.dropna(subset=["value"])
+        others = fixed or [c for c in rows.columns if c not in RESERVED | {"seed", x}]
+        keys = rows[["seed", *(c for c in others if rows[c].nunique(dropna=False) > 1)]]
+        u, v = np.log(rows[x].to_numpy(float)), np.log(rows["value"].to_numpy(float))
+        group = keys.groupby([*keys], sort=False, observed=True, dropna=False).ngroup().to_numpy()
+        count = np.bincount(group)
+
+        def centred(w):
+            return w - (np.bincount(group, w) / count)[group]
+
+        u, v = centred(u), centred(v)
+        spread = np.bincount(group, u * u)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            slope = np.where(spread > 1e-12, np.bincount(group, u * v) / spread, np.nan)
+        first = keys["seed"].to_numpy()[np.unique(group, return_index=True)[1]]
+        return pd.Series(slope).groupby(first).mean().dropna()
+
+
+def pick(rows: pd.DataFrame, **fields: Any) -> pd.DataFrame:
+    """Rows whose columns lie within the closed ranges given, or equal the values given."""
+    for column, value in fields.items():
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if isinstance(low, (str, bool)):
+            rows = rows[rows[column] == low]
+        else:
+            rows = rows[rows[column].between(low * (1 - 1e-9), high * (1 + 1e-9))]
+    return rows

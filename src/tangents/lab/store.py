@@ -1,0 +1,330 @@
+"""The store of finished runs, and the published tables.
+
+A run is one config of one study, named by a fingerprint. The store holds one file a run, which
+is either absent or complete: a killed sweep resumes, and parallel sweeps need no lock. `publish`
+collects the runs of a preset into one tidy Parquet table. Nothing here knows what a run computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import secrets
+import time
+import typing
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tangents.lab.provenance import PROVENANCE, REPOSITORY, in_checkout
+from tangents.lab.study import ROW, LabError, Study, as_values, expand, fingerprint
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+log = logging.getLogger("tangents")
+
+STALE_SECONDS = 3600.0  # a temporary file lives for milliseconds: an hour old, its writer is dead
+
+
+class ResultsError(LabError):
+    """A run or a table that cannot be written, read or published (one line)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: rows as columns (those of `ROW`, equally long) and named arrays."""
+
+    run_id: str
+    config: dict[str, Any]
+    rows: dict[str, list]
+    arrays: dict[str, np.ndarray]
+    provenance: dict[str, Any]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """`data` under `path`, or nothing: temporary name, fsync, rename. Raises ResultsError."""
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):  # mostly renamed by now
+            temporary.unlink()
+
+
+def _zipped(members: Mapping[str, bytes]) -> bytes:
+    """A zip file whose bytes depend on its members only (fixed dates, sorted names)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(members):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, members[name])
+    return buffer.getvalue()
+
+
+def _npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+class Store:
+    """Finished runs below `root`: one file <study>/<fingerprint>.npz each.
+
+    Such a file is a zip archive of run.json (Python's dialect, with NaN) and the arrays.
+    """
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        self.root = Path(root).absolute()
+        self._reported: set[Path] = set()
+
+    def path(self, study: Study, config: Any) -> Path:
+        return self.root / study.name / f"{fingerprint(study, config)}.npz"
+
+    def has(self, study: Study, config: Any) -> bool:
+        """Whether the run is there and whole (its checksums are read, not its presence alone)."""
+        return self.get(study, config) is not None
+
+    def get(self, study: Study, config: Any) -> Run | None:
+        """The run, or None where it is missing or damaged; damage is reported once, on one line."""
+        path = self.path(study, config)
+        try:
+            return self._read(path)
+        except FileNotFoundError:
+            return None
+        except (PermissionError, NotADirectoryError) as error:
+            raise ResultsError(f"cannot read {path}: {error.strerror}") from error
+        except Exception as error:  # whatever a parser raises on damaged bytes means: damaged
+            if path not in self._reported:
+                self._reported.add(path)
+                reason = " ".join(str(error).split()) or type(error).__name__
+                log.warning("damaged run file %s (%s): treated as missing", path, reason)
+            return None
+
+    def _read(self, path: Path) -> Run:
+        with zipfile.ZipFile(path) as archive:
+            # Reading verifies the checksums.
+            members = {name: archive.read(name) for name in archive.namelist()}
+        record = json.loads(members.pop("run.json"))
+        if record["run_id"] != path.stem:
+            raise ValueError(f"holds run {record['run_id']}")
+        read = np.lib.format.read_array
+        arrays = {
+            n.removesuffix(".npy"): read(io.BytesIO(b), allow_pickle=False)
+            for n, b in members.items()
+        }
+        return Run(path.stem, record["config"], record["rows"], arrays, record["provenance"])
+
+    def put(
+        self,
+        study: Study,
+        config: Any,
+        rows: Sequence[Mapping[str, Any]],
+        arrays: Mapping[str, Any],
+        origin: Mapping[str, Any],
+    ) -> Run:
+        """Stores a finished run; non-finite values are kept. Raises ResultsError."""
+        path = self.path(study, config)
+        if not rows or any(row.keys() != ROW.keys() for row in rows):
+            keys = ", ".join(ROW)
+            raise ResultsError(f"{study.name}: a run needs rows, with exactly the keys {keys}")
+        columns = {name: [kind(row[name]) for row in rows] for name, kind in ROW.items()}
+        record = {
+            "study": study.name,
+            "version": study.version,
+            "run_id": path.stem,
+            "config": as_values(study, config),
+            "rows": columns,
+            "provenance": dict(origin),
+        }
+        members = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+        write_atomically(path, _zipped({**members, "run.json": json.dumps(record).encode()}))
+        return Run(path.stem, record["config"], columns, dict(arrays), record["provenance"])
+
+    def list(self, study: Study) -> list[str]:
+        """Fingerprints of the study's runs, sorted (of any version; unread)."""
+        return sorted(path.stem for path in (self.root / study.name).glob("[!.]*.npz"))
+
+    def clean(self, study: Study) -> None:
+        """Removes what killed processes left: old temporary files, and locks of stored runs."""
+        folder = self.root / study.name
+        dead = time.time() - STALE_SECONDS
+        for path in [*folder.glob(".tmp-*"), *folder.glob("*.lock")]:
+            with contextlib.suppress(FileNotFoundError):  # its owner was faster
+                stored = path.with_suffix(".npz").exists()
+                if stored if path.suffix == ".lock" else path.stat().st_mtime < dead:
+                    path.unlink()
+
+
+def results_root(root: str | os.PathLike | None = None) -> Path:
+    """The folder of published tables: `root`, else $TANGENTS_RESULTS, else see `_folder`."""
+    return Path(root or os.environ.get("TANGENTS_RESULTS") or _folder("results"))
+
+
+def runs_root(root: str | os.PathLike | None = None) -> Path:
+    """The folder of single runs: `root`, else $TANGENTS_RUNS, else see `_folder`."""
+    return Path(root or os.environ.get("TANGENTS_RUNS") or _folder("runs"))
+
+
+def _folder(name: str) -> Path:
+    """data/<name> of a checkout; nothing is written into an installed package, but to the user's
+    cache."""
+    if in_checkout():
+        return REPOSITORY / "data" / name
+    import pooch
+
+    return Path(pooch.os_cache("tangents")) / name
+
+
+def table_path(study: str, preset: str, root: str | os.PathLike | None = None) -> Path:
+    """Where the published table of a preset is, or would be."""
+    return results_root(root) / f"{study}-{preset}.parquet"
+
+
+def is_published(study: str, preset: str) -> bool:
+    return table_path(study, preset).exists()
+
+
+def in_order(run: Run) -> dict[str, list]:
+    """The run's rows as columns in the table's order: by metric, split, step, then as they came."""
+    keys = zip(
+        *(run.rows[name] for name in ("metric", "split", "step")), itertools.count(), strict=False
+    )
+    order = [number for *_, number in sorted(keys)]
+    return {name: [column[i] for i in order] for name, column in run.rows.items()}
+
+
+def _tidy(runs: Sequence[Run]) -> pa.Table:
+    """The rows of these runs, one a measurement."""
+    import pyarrow as pa
+
+    tables = [in_order(run) for run in runs]
+    which = pa.array(np.repeat(np.arange(len(runs)), [len(t["step"]) for t in tables]))
+
+    def per_run(values: list) -> pa.Array:
+        array = pa.array(values)
+        return (array.dictionary_encode() if pa.types.is_string(array.type) else array).take(which)
+
+    columns = {"run_id": per_run([run.run_id for run in runs])}
+    for name in runs[0].config:
+        columns[name] = per_run([run.config[name] for run in runs])
+    for name in ROW:
+        columns[name] = pa.array(list(itertools.chain.from_iterable(t[name] for t in tables)))
+    for name in PROVENANCE:
+        columns[name] = per_run([run.provenance.get(name, "") for run in runs])
+    return pa.table(columns)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[name for name in table.column_names if name != "value"],
+        column_encoding={"value": "BYTE_STREAM_SPLIT"},
+        store_schema=False,
+    )
+    return sink.getvalue()
+
+
+def collected(runs: Sequence[Run]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Rows and arrays of runs, as `published` gives those of a table."""
+    arrays = {f"{run.run_id}/{name}": a for run in runs for name, a in run.arrays.items()}
+    return _tidy(runs).to_pandas(), arrays
+
+
+def publish(
+    study: Study,
+    preset: str,
+    store: Store,
+    out: str | os.PathLike | None = None,
+    partial: bool = False,
+) -> Path:
+    """Writes a preset's runs as one tidy table, and their arrays as an .npz; returns its path.
+
+    Equal runs give equal bytes. Last comes the file of checksums, see `seal`. Raises ResultsError
+    where runs are missing, unless `partial`.
+    """
+    configs = sorted(expand(study, preset), key=dataclasses.astuple)
+    found = [store.get(study, config) for config in configs]
+    runs = [run for run in found if run is not None]
+    if not runs or (len(runs) < len(found) and not partial):
+        raise ResultsError(
+            f"{study.name}, preset {preset}: {len(found) - len(runs)} of "
+            f"{len(found)} runs are missing below {store.root}"
+        )
+    path = table_path(study.name, preset, out)
+    arrays = {f"{r.run_id}/{name}.npy": _npy(a) for r in runs for name, a in r.arrays.items()}
+    write_atomically(path, _parquet(_tidy(runs)))
+    if arrays:
+        write_atomically(path.with_suffix(".npz"), _zipped(arrays))
+    else:
+        path.with_suffix(".npz").unlink(missing_ok=True)
+    seal(path)
+    return path
+
+
+def _sums(table: Path) -> str:
+    """The checksums of a table and of its arrays, as `sha256sum` writes them."""
+    files = [file for file in (table, table.with_suffix(".npz")) if file.exists()]
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    return "".join(lines)
+
+
+def seal(table: Path) -> None:
+    """Writes the checksums of a table and its arrays beside them, as <study>-<preset>.sha256.
+
+    `published` reads no table without: so a flipped bit is noticed, and a publication that was
+    stopped between its files.
+    """
+    write_atomically(table.with_suffix(".sha256"), _sums(table).encode())
+
+
+def published(
+    study: str, preset: str, root: str | os.PathLike | None = None
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The published table of a study's preset, and its arrays by "<run_id>/<name>".
+
+    Raises ResultsError where that preset is not published or cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    path = table_path(study, preset, root)
+    if not path.exists():
+        raise ResultsError(f"{study}, preset {preset}, is not published: there is no {path}")
+    try:
+        if path.with_suffix(".sha256").read_text() != _sums(path):
+            raise ValueError("it is not what its checksums say: publish again")
+        with pq.ParquetFile(path) as table:
+            frame = table.read().to_pandas()
+        arrays = {}
+        if path.with_suffix(".npz").exists():
+            with open(path.with_suffix(".npz"), "rb") as opened, np.load(opened) as file:
+                arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ResultsError(f"cannot read {path}: {error}") from error
+    return frame, arrays

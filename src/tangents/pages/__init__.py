@@ -1,0 +1,1 @@
+"""What turns studies into pages."""

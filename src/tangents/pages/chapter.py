@@ -1,0 +1,109 @@
+"""What a chapter's notebook shows: figures and verdicts of a preset, or of a reader's own runs.
+
+    chapter = load("lazy", preset="book", fields="")
+    chapter.figure("headline")
+    chapter.verdicts("geiger-1a", "geiger-5")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from types import ModuleType
+
+from matplotlib.figure import Figure
+
+from tangents import studies
+from tangents.lab import store
+from tangents.lab.evidence import Table
+from tangents.lab.ledger import judged
+from tangents.lab.study import ConfigError, Study, expand, fingerprint, unknown
+from tangents.lab.sweep import sweep
+from tangents.pages.tables import claims_table
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A study's rows, and what a page shows of them."""
+
+    study: Study
+    preset: str
+    table: Table
+    figures: ModuleType
+    own: str = ""  # what is to be said of runs that are not the published ones
+
+    @cached_property
+    def _entries(self) -> dict[str, list[dict]]:
+        entries: dict[str, list[dict]] = {claim.name: [] for claim in self.study.claims}
+        for entry in judged(self.study, self.table):
+            entries[entry["claim"]].append(entry | {"preset": self.preset})
+        return entries
+
+    def figure(self, name: str, *options) -> Figure | None:
+        """The figure of that name; where the runs lack what it shows, a line says so instead."""
+        try:
+            return getattr(self.figures, name)(self.table, *options)
+        except (LookupError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            print(f"Figure {name!r} is not drawn: these runs lack what it shows ({reason}).")
+            return None
+
+    def ended(self, metric: str = "converged") -> tuple[int, int]:
+        """How many runs have ended, and how many of them did not converge."""
+        ends = self.table.metric(metric)["value"]
+        return len(ends), int((ends != 1).sum())
+
+    def verdicts(self, *names: str) -> None:
+        """Displays the claims of these names, judged; runs of `smoke` judge nothing."""
+        from IPython.display import HTML, display
+
+        for name in names:
+            if name not in self._entries:
+                raise unknown("claim", name, self._entries)
+        if self.preset == "smoke":
+            print("No verdicts: the preset smoke shows that all parts work, and judges nothing.")
+            return
+        table = claims_table(entry for name in names for entry in self._entries[name])
+        display(HTML(f"<p><em>{self.own}</em></p>{table}" if self.own else table))
+
+
+def load(name: str, preset: str = "book", fields: str | Mapping = "") -> Chapter:
+    """A chapter on the runs of a preset, some of the study's fields replaced.
+
+    `fields` is a mapping, or words such as "width=64,256 seed=0". Where all these runs are in the
+    published table they come from there; those that are missing are computed, with progress and
+    time left on stderr, and kept in the reader's own store (`lab.store.runs_root`), from which the
+    same request goes on. Raises ConfigError before anything runs, SweepError where runs fail.
+    """
+    study = studies.find(name)
+    replaced = parse_fields(fields) if isinstance(fields, str) else dict(fields)
+    configs = expand(study, preset, replaced)
+    figures = import_module(f"{studies.path(name)}.figures")
+    wanted = [fingerprint(study, config) for config in configs]
+    if store.is_published(study.name, preset):
+        frame, arrays = store.published(study.name, preset)
+        if set(wanted) <= set(frame["run_id"].unique()):
+            frame = frame[frame["run_id"].isin(wanted)] if replaced else frame
+            return Chapter(study, preset, Table(frame, arrays), figures)
+    runs = store.Store(store.runs_root())
+    new = sweep(study, configs, runs)
+    found = [runs.get(study, config) for config in configs]
+    own = f"{len(configs)} runs of your own, {new} of them new, in {runs.root}."
+    print(own)
+    return Chapter(study, preset, Table(*store.collected(found)), figures, own)
+
+
+def parse_fields(text: str) -> dict[str, list[str]]:
+    """Fields with their values: "width=64,256 seed=0" is {"width": ["64", "256"], "seed": ["0"]}.
+
+    Raises ConfigError for words of another form.
+    """
+    found = {}
+    for word in text.split():
+        name, equals, values = word.partition("=")
+        if not (name and equals and values):
+            raise ConfigError(f"fields: expected NAME=VALUE[,VALUE...], got {word!r}")
+        found[name] = values.split(",")
+    return found

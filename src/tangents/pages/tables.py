@@ -1,0 +1,82 @@
+"""The ledger as HTML: a claim in several settings is one claim with a row of each."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from itertools import groupby
+from operator import itemgetter
+
+COLUMNS = ("Claim", "Paper", "Here", "Seeds", "Verdict")
+
+
+def claims_table(entries: Iterable[Mapping]) -> str:
+    """A table of claims as judged by `lab.ledger`, those of one claim together, as HTML."""
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = "".join(
+        row for _, group in groupby(entries, itemgetter("claim", "preset")) for row in _rows(group)
+    )
+    return (
+        f'<table class="dataframe ledger"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>"
+    )
+
+
+def _rows(entries: Iterable[Mapping]) -> Iterable[str]:
+    """The rows of one claim: the statement stands above those of its settings."""
+    entries = list(entries)
+    first = entries[0]
+    statement = _text(first["statement"])
+    if not first["setting"]:
+        yield _row(first, statement + _small(first["source"], first["id"]))
+        return
+    claim = statement + _small(first["source"], first["claim"])
+    yield f'<tr><td class="claim statement" colspan="{len(COLUMNS)}">{claim}</td></tr>'
+    for entry in entries:
+        yield _row(entry, f"{_text(entry['setting'])}{_small(entry['id'])}", "setting")
+
+
+def _row(entry: Mapping, claim: str, kind: str = "") -> str:
+    """One row; on a narrow screen data-label stands in for the column's name."""
+    verdict = f'<span class="verdict {entry["verdict"]}">{entry["verdict"]}</span>'
+    values = {
+        "Paper": _text(entry["expected"]) + _accepted(entry),
+        "Here": _measured(entry),
+        "Seeds": entry["seeds"],
+        "Verdict": f"{verdict}<small>{_text(entry['note'])}</small>",
+    }
+    cells = "".join(f'<td data-label="{name}">{value}</td>' for name, value in values.items())
+    names = " ".join(filter(None, ["claim", kind]))
+    return f'<tr id="{escape(entry["id"])}"><td class="{names}">{claim}</td>{cells}</tr>'
+
+
+def _text(words: str) -> str:
+    """Words as HTML, with what stands between dollars as a formula."""
+    return re.sub(r"\$(.+?)\$", r'<span class="math">\\(\1\\)</span>', escape(words))
+
+
+def _small(*words: str) -> str:
+    return f"<small>{_text('; '.join(words))}</small>"
+
+
+def _measured(entry: Mapping) -> str:
+    """The estimate with its interval, as far as either exists."""
+    names = ("estimate", "low", "high")
+    estimate, low, high = (_number(entry[name]) for name in names)
+    interval = "" if low == "nan" else f"<small>[{low}, {high}]</small>"
+    return "none" if estimate == "nan" else estimate + interval
+
+
+def _accepted(entry: Mapping) -> str:
+    """The range that the interval has to lie in, as small print."""
+    low, high = entry["accepted"]
+    if high == math.inf:
+        return f"<small>accepted: ≥ {_number(low)}</small>"
+    if low == high:
+        return f"<small>accepted: {_number(low)}</small>"
+    below = f"{_number(low)} to " if low > -math.inf else "≤ "
+    return f"<small>accepted: {below}{_number(high)}</small>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")

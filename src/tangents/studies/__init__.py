@@ -1,0 +1,37 @@
+"""The studies of the book, one folder each, imported only when asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
+
+from tangents.lab.study import Study, unknown
+
+
+def names() -> list[str]:
+    """The folders here that hold a study."""
+    return sorted(module.name for module in iter_modules(__path__) if module.ispkg)
+
+
+def path(name: str) -> str:
+    """The package of the study of that name; a dotted module path is its own. ConfigError."""
+    dotted = f"{__name__}.{name}" if name in names() else name
+    if not ("." in dotted and _exists(dotted)):
+        raise unknown("study", name, names())
+    return dotted
+
+
+def find(name: str) -> Study:
+    """The `STUDY` of that name, or of a dotted module path. Raises ConfigError for another."""
+    study = getattr(import_module(path(name)), "STUDY", None)
+    if not isinstance(study, Study):
+        raise unknown("study", name, names())
+    return study
+
+
+def _exists(dotted: str) -> bool:
+    try:
+        return all(map(str.isidentifier, dotted.split("."))) and find_spec(dotted) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False

@@ -1,0 +1,172 @@
+"""Intervals against textbook formulas, fits against exact laws, verdicts at their borders."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from tangents.lab.evidence import (
+    INF,
+    Accept,
+    Estimate,
+    Runs,
+    Table,
+    crossing,
+    jackknife,
+    over_seeds,
+    power,
+    powers,
+)
+
+
+def test_interval_over_seeds_is_students():
+    x = np.random.default_rng(0).normal(size=6)
+    low, high = stats.t.interval(0.95, 5, loc=x.mean(), scale=stats.sem(x))
+    assert over_seeds(x) == pytest.approx((x.mean(), low, high))
+
+
+def test_one_seed_has_no_interval():
+    value, low, high = over_seeds([2.0])
+    assert value == 2.0 and math.isnan(low) and math.isnan(high)
+
+
+def test_jackknife_of_a_mean_is_its_student_interval():
+    x = np.random.default_rng(1).normal(size=7)
+    assert jackknife(np.mean, x) == pytest.approx(over_seeds(x))
+
+
+def test_jackknife_covers_a_variance():
+    draw = np.random.default_rng(2)
+    hits = 0
+    for _ in range(200):
+        _, low, high = jackknife(lambda m: np.var(m, ddof=1), draw.normal(size=20))
+        hits += low < 1.0 < high
+    assert 0.8 < hits / 200 < 0.99  # known to be a little short of 95 % for variances
+
+
+def test_exponents_of_seeds_that_have_one():
+    rows = pd.DataFrame({"seed": [0, 0, 1, 2, 2], "width": [2, 4, 2, 2, 4], "kind": "a"})
+    rows["value"] = rows["width"].astype(float) ** -2
+    assert Runs(rows).slopes("width").to_dict() == pytest.approx({0: -2, 2: -2})
+
+
+def test_power_recovers_an_exponent():
+    x = [1.0, 3.0, 10.0]
+    assert power(x, [5 * v**-1.7 for v in x]) == pytest.approx(-1.7)
+    with pytest.raises(ValueError, match="two different x"):
+        power([2.0, 2.0], [1.0, 3.0])
+
+
+def test_crossing():
+    assert crossing([1, 100], [0, 2], 1.0) == pytest.approx(10.0)
+    assert crossing([1, 10, 100], [2, 0, 2], 1.0) == pytest.approx(math.sqrt(10))
+    assert math.isnan(crossing([1, 100], [0, 2], 3.0))
+
+
+def test_by_seed_sees_each_seed_once():
+    frame = pd.DataFrame({"seed": [1, 0, 1], "value": [2.0, 5.0, 4.0]})
+    found = Runs(frame).by_seed(lambda rows: rows["value"].mean())
+    assert found.value == 4.0 and found.seeds == 2
+
+
+def test_powers_recover_exponents():
+    a, b = np.array([1.0, 2, 4, 8]), np.array([3.0, 1, 5, 2])
+    assert powers(a**-1.5 * b**0.5, a=a, b=b) == pytest.approx({"a": -1.5, "b": 0.5})
+
+
+def runs(**columns):
+    frame = pd.DataFrame(columns)
+    return frame.assign(run_id=[f"r{i}" for i in frame.index], part="p", step=1, time=1.0)
+
+
+def test_slopes_are_least_squares_within_groups_of_all_that_varies():
+    draw = np.random.default_rng(3)
+    frame = pd.DataFrame([(s, w, k) for s in range(3) for w in (2, 4, 8) for k in "ab"],
+                         columns=["seed", "width", "kind"])  # fmt: skip
+    frame["value"] = np.exp(draw.normal(size=len(frame))) * frame["width"] ** 1.5
+    want = {
+        seed: np.mean([power(g["width"], g["value"]) for _, g in rows.groupby("kind")])
+        for seed, rows in frame.groupby("seed")
+    }
+    assert Runs(frame).slopes("width").to_dict() == pytest.approx(want)
+    found = Runs(frame).exponent("width")
+    assert (found.value, found.low, found.high) == pytest.approx(over_seeds(want.values()))
+
+
+def test_runs_that_did_not_converge_are_left_out_and_counted():
+    rows = runs(seed=[0, 1, 2], width=[4, 4, 8], value=[1.0, 2.0, 3.0], metric="loss")
+    states = rows.assign(metric="converged", value=[1.0, 0.0, 1.0])
+    found = Table(pd.concat([rows, states], ignore_index=True)).ends("loss", "p")
+    assert found["value"].tolist() == [1.0, 3.0]
+    assert found.lost == "1 of 3 runs did not converge and are left out"
+    assert found.where(width=8).lost == "" and found.mean().note == found.lost
+
+
+def test_the_last_value_counts_and_the_first():
+    rows = runs(seed=[0, 0], value=[5.0, 7.0], metric="loss").assign(
+        run_id="r", step=[0, 3], time=[0.0, 9.0]
+    )
+    done = rows.tail(1).assign(metric="converged", value=1.0)
+    table = Table(pd.concat([rows, done], ignore_index=True))
+    assert table.ends("loss", "p")["value"].tolist() == [7.0]
+    assert table.starts("loss", "p")["value"].tolist() == [5.0]
+    assert len(table.every("loss", "p")) == 2
+
+
+def test_runs_that_are_not_there_are_named():
+    table = Table(runs(seed=[0], value=[1.0], metric="loss"))
+    with pytest.raises(LookupError, match="no converged run with 'loss' in part 'p'"):
+        table.ends("loss", "p")
+    with pytest.raises(LookupError, match="no run with 'error' in part 'q'"):
+        table.every("error", "q")
+    with pytest.raises(LookupError, match="run r0 has no array 'output'"):
+        table.array("r0", "output")
+
+
+def test_quotients_and_products_go_run_by_run():
+    rows = runs(seed=[0, 1], value=[6.0, 8.0], metric="a")
+    other = Runs(rows.iloc[::-1].assign(value=[4.0, 3.0]))
+    assert (Runs(rows) / other)["value"].tolist() == [2.0, 2.0]
+    assert (Runs(rows) * other)["value"].tolist() == [18.0, 32.0]
+
+
+def test_an_estimate_knows_the_span_of_its_runs():
+    found = Runs(runs(seed=[0, 1], width=[4, 16], value=[1.0, 2.0], metric="a")).mean()
+    assert found.span["width"] == (4, 16) and "value" not in found.span and found.runs == 2
+
+
+def test_a_geometric_mean_has_a_geometric_interval():
+    rows = runs(seed=[0, 1, 2], value=[1.0, 10.0, 100.0], metric="a")
+    found, (_, low, high) = Runs(rows).mean(log=True), over_seeds(np.log([1, 10, 100]))
+    assert (found.value, found.low, found.high) == pytest.approx((10, np.exp(low), np.exp(high)))
+
+
+@pytest.mark.parametrize(
+    "estimate, verdict",
+    [
+        ((-0.5, -0.55, -0.45), "supported"),
+        ((-0.5, -0.7, -0.3), "inconclusive"),
+        ((-0.2, -0.25, -0.15), "contradicted"),
+        ((-0.5, math.nan, math.nan), "inconclusive"),
+    ],
+)
+def test_verdicts(estimate, verdict):
+    assert Accept("", -0.6, -0.4).verdict(Estimate(*estimate)) == verdict
+
+
+def test_a_half_open_claim():
+    assert Accept("", 0, INF).verdict(Estimate(1.0, 0.1, 2.0)) == "supported"
+
+
+def test_a_statement_about_every_run_is_decided_by_one():
+    every = Accept("", 1, 1)
+    assert every.verdict(Estimate(0.99, 0.97, 1.0, holds=False)) == "contradicted"
+    assert every.verdict(Estimate(1.0, math.nan, math.nan, holds=True)) == "supported"
+
+
+def test_a_value_that_is_not_there_costs_its_group_a_point_and_no_more():
+    frame = runs(seed=[0] * 3 + [1] * 3, width=[2, 4, 8] * 2, value=[np.nan, 16, 64, 4, 16, 64],
+                 metric="a")  # fmt: skip
+    assert Runs(frame).slopes("width").to_dict() == pytest.approx({0: 2, 1: 2})

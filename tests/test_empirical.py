@@ -1,0 +1,432 @@
+"""The factored Jacobian and its kernel against dense automatic differentiation, on any module."""
+
+from weakref import WeakKeyDictionary
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, jacrev, vjp
+from torch.nn.utils import prune
+
+from tangents import models
+from tangents._ntk import layers, route
+from tangents._ntk.tiles import Tiles
+from tangents.empirical import jacobian, ntk
+from tangents.factored import OUTPUTS, TILE
+from tangents.functional import select, stack
+from tests.cases import CASES, MODULES, STACKS, Applied, all_close, close, flat, like, name, normal
+
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, in vmap
+every_case = pytest.mark.parametrize("case", CASES + MODULES, ids=name)
+
+
+def dense_jacobian(module, params, x):
+    """(n, c, p), by reverse mode, one output at a time."""
+    return flat(jacrev(lambda p: functional_call(module, p, (x,)))(params), 2)
+
+
+def is_dense(module, params, x):
+    """The kernel is that of the dense Jacobian."""
+    J = dense_jacobian(module, params, x)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def outputs_of(kernel):
+    """The diagonal and the trace over outputs of a full kernel (n, m, c, c)."""
+    return {
+        "diagonal": kernel.diagonal(dim1=-2, dim2=-1),
+        "trace": kernel.diagonal(0, 2, 3).sum(-1),
+    }
+
+
+@every_case
+def test_kernel_is_jacobian_times_jacobian(case):
+    params, x1, x2 = case.params(), case.x(3), case.x(2, seed=1)
+    J1, J2 = (dense_jacobian(case.module, params, x) for x in (x1, x2))
+    for x, J in ((x2, J2), (None, J1)):
+        want = torch.einsum("icp,jdp->ijcd", J1, J)
+        close(ntk(case.module, params, x1, x), want)
+        for outputs, part in outputs_of(want).items():
+            close(ntk(case.module, params, x1, x, outputs), part)
+
+
+@every_case
+def test_tangent_is_the_jacobian(case):
+    params, x = case.params(), case.x(4)
+    J = dense_jacobian(case.module, params, x)
+    v, t = like(params), jacobian(case.module, params, x)
+    u = normal(*t.value.shape, seed=5)
+
+    def f(p):
+        return functional_call(case.module, p, (x,))
+
+    close(t.value, f(params))
+    close(t.jvp(v), J @ flat(v))
+    all_close(t.vjp(u), vjp(f, params)[1](u)[0])
+    close(t.diagonal(), J.square().sum(-1))
+    part = t.map(lambda each: each[:2])
+    close(part.gram(t), torch.einsum("icp,jdp->ijcd", J[:2], J))
+    close(part.jvp(v), t.jvp(v)[:2])
+
+
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_which_layers_are_structured(case):
+    params, x = case.params(), case.x(3)
+    assert route.Route.of(case.module, params, x, 0).structured == set(case.structured)
+
+
+@pytest.mark.parametrize("case", (*STACKS, *MODULES), ids=name)
+def test_stack_is_its_networks(case):
+    params, x, x2 = case.stack(0, 1, 2), case.x(3), case.x(2, seed=1)
+    kernel, t = ntk(case.module, params, x, x2), jacobian(case.module, params, x)
+    v, u = like(params), normal(*t.value.shape, seed=4)
+    for i in range(3):
+        one = select(params, i)
+        alone = jacobian(case.module, one, x)
+        close(kernel[i], ntk(case.module, one, x, x2))
+        for outputs in OUTPUTS:
+            close(t.gram(outputs=outputs)[i], alone.gram(outputs=outputs))
+        close(t.value[i], alone.value)
+        close(t.diagonal()[i], alone.diagonal())
+        close(t.jvp(v)[i], alone.jvp(select(v, i)))
+        all_close(select(t.vjp(u), i), alone.vjp(u[i]))
+
+
+@every_case
+def test_forward_and_backward_are_adjoint(case):
+    params = case.params()
+    t = jacobian(case.module, params, case.x(4))
+    v, u = like(params), normal(*t.value.shape, seed=5)
+    close((t.jvp(v) * u).sum(), sum((v[k] * g).sum() for k, g in t.vjp(u).items()), 1e4)
+
+
+@pytest.mark.parametrize("outputs", ["full", "diagonal", "trace"])
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("images", [False, True])
+def test_tiles_and_blocks_change_nothing(outputs, stacked, images, monkeypatch, unchecked):
+    module = models.ConvNet(2, 2, c=3) if images else models.MLP(3, 5, 2, c=3)
+    shape = (2, 19, 19) if images else (3,)
+    x, x2 = normal(7, *shape), normal(5, *shape, seed=1)
+    params = models.initialise_stack(module, [0, 1]) if stacked else models.initialise(module, 0)
+
+    def kernels(**options):
+        return [ntk(module, params, x, other, outputs, **options) for other in (None, x2)]
+
+    want = kernels()
+    got = [kernels(budget=budget) for budget in (1e4, 3e4, 1e5)]
+    for constant, value in (
+        ("factored.TILE", 4),
+        ("factored.PANEL", 2),
+        ("_ntk.layers.NARROW", 0),
+        ("_ntk.route.LONG", 1),
+        ("_ntk.layers.TOGETHER", 2),
+        ("_ntk.route.TRANSIENT", 2**12),
+    ):
+        monkeypatch.setattr(f"tangents.{constant}", value)
+        got.append(kernels())
+    for kernel in got:
+        for one, other in zip(kernel, want, strict=True):
+            close(one, other)
+    assert TILE > 7 * 3
+
+
+@every_case
+def test_parts_change_nothing(case, monkeypatch):
+    """Outputs and examples one by one, and traces output by output, for stacks too."""
+    params, several, x = case.params(), case.stack(0, 1), case.x(3)
+    want = [ntk(case.module, params, x, None, outputs) for outputs in OUTPUTS]
+    monkeypatch.setattr("tangents._ntk.layers.TOGETHER", 1)
+    monkeypatch.setattr("tangents._ntk.route.TRANSIENT", 1)
+    monkeypatch.setattr("tangents._ntk.route.LONG", 0)
+    monkeypatch.setattr(route, "_ROUTES", WeakKeyDictionary())
+    for outputs, kernel in zip(OUTPUTS, want, strict=True):
+        for budget in (None, 1e4, 1e2):
+            close(ntk(case.module, params, x, None, outputs, budget), kernel)
+            close(ntk(case.module, several, x, None, outputs, budget)[0], kernel)
+
+
+def test_outputs_share_a_pass(monkeypatch):
+    batched = []
+    plain = layers._gradients
+    monkeypatch.setattr(
+        layers, "_gradients", lambda *a: [batched.append(a[2:] != ()), plain(*a)][1]
+    )
+    module = models.MLP(3, 4, 1, c=5)
+    ntk(module, models.initialise(module, 0), normal(2, 3))
+    assert batched
+    assert all(batched)
+
+
+def test_a_trace_of_long_rows_is_summed_output_by_output(monkeypatch):
+    monkeypatch.setattr("tangents._ntk.route.LONG", 10)
+    module = models.ConvNet(1, 2, c=3)
+    params, x = models.initialise(module, 0), normal(2, 1, 19, 19)
+    assert Tiles.of(module, params, x, None, "trace", None).thin().group == 1
+    assert Tiles.of(module, params, x, None, "full", None).thin().group == 0
+
+
+def test_a_budget_is_kept_by_outputs_at_a_time_and_by_blocks():
+    module = models.MLP(3, 40, 2, c=8)
+    params, x = models.initialise(module, 0), normal(20, 3)
+
+    def parts(outputs, budget):
+        tiles = Tiles.of(module, params, x, None, outputs, budget).thin()
+        return tiles.group, len(tiles.places())
+
+    row = 8 * (8 * 2 * 40 + 8 + 3 + 2 * 40)  # bytes of an example's factors
+    assert parts("trace", 2 * 20 * row) == parts("full", 2 * 20 * row) == (0, 1)
+    assert [parts("trace", budget * 20 * row)[0] for budget in (1.2, 0.6)] == [2, 1]
+    assert parts("trace", 20 * row / 10)[0] == 0
+    counts = [parts("full", 20 * row / part)[1] for part in (1, 2, 4, 8)]
+    assert counts == sorted(set(counts))
+    with pytest.raises(ValueError, match=r"a number of bytes above 0, got -1\.0"):
+        ntk(module, params, x, budget=-1.0)
+
+
+def test_no_examples_have_an_empty_kernel():
+    module = models.MLP(3, 4, 1, c=2)
+    t = jacobian(module, models.initialise(module, 0), normal(2, 3)).map(lambda v: v[:0])
+    assert [t.gram(outputs=o).shape for o in OUTPUTS] == [(0, 0, 2, 2), (0, 0, 2), (0, 0)]
+
+
+def test_a_gradient_that_takes_one_output_at_a_time():
+    class Looks(torch.autograd.Function):
+        """The identity, whose gradient asks for a number."""
+
+        generate_vmap_rule = False
+
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * (1.0 if gradient.sum().item() < 1e9 else 2.0)
+
+    module = Applied(lambda m, x: m.b(Looks.apply(m.a(x))), a=nn.Linear(3, 4), b=nn.Linear(4, 3))
+    params = {k: p.detach() for k, p in module.double().named_parameters()}
+    x = normal(4, 3)
+    plain = nn.Sequential(module.a, module.b)
+    J = dense_jacobian(
+        plain,
+        dict(zip(("0.weight", "0.bias", "1.weight", "1.bias"), params.values(), strict=True)),
+        x,
+    )
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def test_images_that_must_lie_in_one_piece():
+    """A view that channels last does not admit: the images stay as they are."""
+    module = Applied(
+        lambda m, x: m.read(m.conv(x).view(len(x), -1)),
+        conv=nn.Conv2d(2, 3, 2),
+        read=nn.Linear(12, 2),
+    ).double()
+    params, x = {k: p.detach() for k, p in module.named_parameters()}, normal(3, 2, 3, 3)
+    is_dense(module, params, x)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.integers(1, 6)
+)
+def test_any_shape(d, width, depth, c, n):
+    module = models.MLP(d, width, depth, c=c)
+    params, x = models.initialise(module, width), normal(n, d)
+    is_dense(module, params, x)
+
+
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_one_example_is_one_of_many(case):
+    params, x = case.params(), case.x(3)
+    close(ntk(case.module, params, x, x[:1]), ntk(case.module, params, x)[:, :1])
+
+
+def test_a_network_is_probed_where_it_has_a_value():
+    module = Applied(lambda m, x: m.read(x.sqrt()), read=nn.Linear(3, 1)).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x = torch.zeros(2, 3).double()
+    close(ntk(module, params, x).squeeze(), torch.ones(2, 2).double())
+
+
+@pytest.mark.parametrize("case", MODULES, ids=name)
+def test_single_precision(case):
+    params, x = case.params(), case.x(3)
+    want = ntk(case.module, params, x)
+    half = {k: v.float() for k, v in params.items()}
+    got = ntk(case.module.float(), half, x.float() if x.is_floating_point() else x)
+    case.module.double()
+    close(got, want.float())
+
+
+@pytest.mark.parametrize("first", ["equal examples", "a zero read-out"])
+def test_a_way_is_not_trusted_for_what_a_special_point_hides(first):
+    """A linear layer that acts sequence first: its rows come right where examples do not differ."""
+    module = Applied(
+        lambda m, x: m.read(torch.tanh(m.mix(x.transpose(0, 1))).transpose(0, 1).mean(1)),
+        mix=nn.Linear(2, 4), read=nn.Linear(4, 1),
+    ).double()  # fmt: skip
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x, x0, special = normal(3, 3, 2), normal(3, 3, 2, seed=1), params
+    if first == "equal examples":
+        x0 = torch.ones_like(x0)
+    else:
+        special = params | {"read.weight": torch.zeros_like(params["read.weight"])}
+    ntk(module, special, x0)
+    is_dense(module, params, x)
+
+
+def test_an_output_that_cancels_to_rounding_is_accepted():
+    module = models.MLP(3, 8, 2)
+    params, x = dict(models.initialise(module, 0)), normal(5, 3)
+    first, then, read = (params[f"{k}.weight"] for k in ("hidden.0", "hidden.1", "readout"))
+    first[4:], then[4:], then[:, 4:], read[:, 4:] = first[:4], then[:4], then[:, :4], -read[:, :4]
+    assert functional_call(module, params, (x,)).abs().max() < 1e-14
+    is_dense(module, params, x)
+
+
+@pytest.mark.parametrize("way", ["keyword", "no gradient"])
+def test_a_layer_that_is_called_in_another_way_takes_the_general_route(way):
+    def forward(m, x):
+        if way == "keyword":
+            return m.b(torch.tanh(m.a(input=x)))
+        with torch.no_grad():
+            z = m.a(x)
+        return m.b(torch.tanh(z))
+
+    module = Applied(forward, a=nn.Linear(3, 4), b=nn.Linear(4, 2)).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x = normal(4, 3)
+    is_dense(module, params, x)
+
+
+def test_a_stack_of_embeddings_multiplies():
+    case = next(c for c in MODULES if c.vocabulary)
+    params, x = case.stack(0, 1), case.x(3)
+    t, v = jacobian(case.module, params, x), like(case.stack(0, 1))
+    u = normal(*t.value.shape, seed=4)
+    for i in range(2):
+        one = jacobian(case.module, select(params, i), x)
+        close(t.jvp(v)[i], one.jvp(select(v, i)))
+        all_close(select(t.vjp(u), i), one.vjp(u[i]))
+
+
+def test_nothing_is_left_behind():
+    module, params = models.MLP(3, 4, 1), models.initialise(models.MLP(3, 4, 1), 0)
+    with torch.no_grad():
+        t = jacobian(module, params, normal(2, 3))
+    held = [t.value, *(f.a for f in t.factors), *(f.b for f in t.factors)]
+    assert not any(v.requires_grad for v in held)
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_hooks_go_when_the_network_fails():
+    module = models.MLP(3, 4, 1)
+    with pytest.raises(RuntimeError):
+        ntk(module, models.initialise(module, 0), normal(2, 5))
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_a_scale_that_is_stated_counts():
+    layer = models.Linear(3, 1, bias=False)
+    x = normal(4, 3)
+    close(ntk(layer, {"weight": normal(1, 3)}, x)[..., 0, 0], x @ x.T / 3)
+
+
+def test_the_products_of_the_last_layer_are_the_identity():
+    """Theta of a linear read-out on fixed features: <a, a'> + 1 on the diagonal over outputs."""
+    layer, x = nn.Linear(4, 3).double(), normal(5, 4)
+    params = {k: v.detach() for k, v in layer.named_parameters()}
+    close(ntk(layer, params, x), (x @ x.T + 1)[..., None, None] * torch.eye(3).double())
+
+
+# ---- what is refused
+
+
+class Mixing(nn.Module):
+    """Centres the batch, so that examples depend on each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.layer(x) - self.layer(x).mean(0)
+
+
+REFUSED = {
+    "batch statistics": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
+        "layer '1' .BatchNorm1d. is in training mode",
+    ),
+    "dropout": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)),
+        "layer '1' .Dropout. is in training mode",
+    ),
+    "mixed examples": (Mixing, "depends on the others in its batch"),
+    "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
+}
+
+
+@pytest.mark.parametrize("build, message", REFUSED.values(), ids=REFUSED)
+def test_no_map_of_single_examples_is_refused(build, message):
+    module = build()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    with pytest.raises(ValueError, match=message) as error:
+        ntk(module, params, normal(2, 3).float())
+    assert "\n" not in str(error.value)
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_bad_input_is_named():
+    module = models.MLP(3, 4, 1)
+    params, x = models.initialise(module, 0), normal(5, 3)
+
+    def fails(message, p=params, x1=x, **options):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            ntk(module, p, x1, **options)
+
+    fails("x1 holds values that are not finite", x1=torch.where(x > 1, torch.nan, x))
+    fails(
+        "'?hidden.0.weight'? .*not finite", params | {"hidden.0.weight": torch.full((4, 3), 1e999)}
+    )
+    fails("the output is not finite", {k: 1e300 * v for k, v in params.items()})
+    fails(r"params hold 'other': accepted are hidden\.0\.weight", params | {"other": x})
+    fails("params lack 'readout.bias'", {k: v for k, v in params.items() if k != "readout.bias"})
+    fails(
+        "'readout.weight' must have shape .1, 4., got .4,.", params | {"readout.weight": x[:4, 0]}
+    )
+    fails("params must all be of one", params | {"readout.bias": x[:2, :1]})
+    fails("outputs must be one of full, diagonal, trace", outputs="all")
+    fails("there are no inputs", x1=x[:0])
+    assert stack([params, params]).keys() == params.keys()
+
+
+CHANGES = {
+    "activation": lambda m: setattr(m, "activation", torch.relu),
+    "head": lambda m: setattr(m, "readout", nn.Sequential(m.readout, nn.Tanh())),
+    "hook": lambda m: m.hidden[0].register_forward_hook(lambda _, __, z: 2 * z),
+    "input hook": lambda m: m.readout.register_forward_pre_hook(lambda _, a: (a[0].cumsum(-1),)),
+    "scale": lambda m: setattr(m.hidden[1], "in_features", 40),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_module_that_changes_after_its_first_kernel_gets_a_new_route(change):
+    module, x = models.MLP(3, 5, 2, c=2, activation="tanh"), normal(4, 3)
+    ntk(module, models.initialise(module, 0), x)
+    change(module)
+    params = models.initialise(module, 0)
+    rows = jacrev(lambda p: functional_call(module, p, (x,)))(params)
+    J = torch.cat([rows[k].flatten(2) for k in params], -1)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def test_a_module_that_is_pruned_after_its_first_kernel_wants_its_new_parameters():
+    module, x = models.MLP(3, 5, 2, c=2), normal(4, 3)
+    params = models.initialise(module, 0)
+    ntk(module, params, x)
+    prune.l1_unstructured(module.hidden[1], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"params hold 'hidden.1.weight'"):
+        ntk(module, params, x)
