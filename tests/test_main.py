@@ -325,8 +325,8 @@ def test_claims_as_json_are_valid_json(call, tables):
     decays, broken = json.loads(out, parse_constant=refuse)
     assert status == 0 and list(decays) == [
         *("id", "claim", "kind", "paper", "source", "statement", "setting"),
-        *("estimate", "low", "high", "expected", "accepted", "verdict"),
-        *("seeds", "n_runs", "registered", "note", "preset"),
+        *("estimate", "low", "high", "expected", "accepted", "verdict", "p"),
+        *("seeds", "n_runs", "registered", "note", "holm", "preset"),
     ]
     assert decays["accepted"] == [None, 0.5]
     assert decays["n_runs"] == 7 and decays["low"] is None and decays["high"] < 0.5

@@ -14,6 +14,7 @@ from tangents.lab.evidence import (
     Runs,
     Table,
     crossing,
+    holm,
     jackknife,
     over_seeds,
     power,
@@ -170,3 +171,60 @@ def test_a_value_that_is_not_there_costs_its_group_a_point_and_no_more():
     frame = runs(seed=[0] * 3 + [1] * 3, width=[2, 4, 8] * 2, value=[np.nan, 16, 64, 4, 16, 64],
                  metric="a")  # fmt: skip
     assert Runs(frame).slopes("width").to_dict() == pytest.approx({0: 2, 1: 2})
+
+
+# ---- rules of verdicts
+
+
+def law(y, seeds=4, widths=(2, 4, 8, 16)):
+    draw = np.random.default_rng(5)
+    rows = [(s, w, y(w) * math.exp(draw.normal(0, 3e-3))) for s in range(seeds) for w in widths]
+    return Runs(pd.DataFrame(rows, columns=["seed", "width", "value"]))
+
+
+def test_a_straight_line_has_equal_local_slopes():
+    line = law(lambda w: w**-0.5).exponent("width").line
+    assert line.slopes == pytest.approx([-0.5] * 3, abs=0.02) and not line.bent
+
+
+def test_a_bent_power_law_is_none():
+    """Its mean exponent, -1/2, is accepted; those from width to width run from 0 to -1."""
+    found = law(lambda w: math.exp(-0.5 * math.log(w / 2) ** 2 / math.log(8))).exponent("width")
+    assert found.value == pytest.approx(-0.5, abs=0.02) and found.line.bent
+    assert found.line.slopes == pytest.approx([-1 / 6, -0.5, -5 / 6], abs=0.02)
+    assert found.note.startswith("no straight line: from -0.1")
+    assert Accept("", -0.6, -0.4).verdict(found) == "inconclusive"
+    assert Accept("", -1, 0).verdict(found) == "supported"
+    assert Accept("", 0, 1).verdict(found) == "contradicted"
+    assert Accept("", -0.3, 1).verdict(found) == "inconclusive"
+    turned = -found
+    assert turned.line.slopes == pytest.approx([1 / 6, 0.5, 5 / 6], abs=0.02)
+    assert turned.note == found.note.replace("-", "") and turned.low == -found.high
+
+
+def test_two_widths_have_no_line():
+    assert law(lambda w: 1 / w, widths=(2, 4)).exponent("width").line is None
+
+
+def test_a_further_condition_has_to_hold_besides():
+    accept, one = Accept("", 0, 1), Estimate(0.5, 0.4, 0.6)
+    for value, verdict in ((3, "supported"), (1, "contradicted"), (2, "inconclusive")):
+        found = one.and_also(Estimate(value, value - 0.5, value + 0.5), Accept("large", 2, INF))
+        assert accept.verdict(found) == verdict and f"large: {value} [" in found.note
+
+
+def test_p_values_are_those_of_students_test_at_the_nearer_end():
+    x = np.random.default_rng(4).normal(0.3, 0.2, size=8)
+    found = Estimate(*over_seeds(x), seeds=8)
+    want = stats.ttest_1samp(x, 0).pvalue
+    assert Accept("", 0, INF).p_value(found) == pytest.approx(want)
+    assert Accept("", -INF, 0).p_value(found) == pytest.approx(want)
+    assert Accept("", 0, 5).p_value(found) == pytest.approx(want)
+    logged = Estimate(*over_seeds(x), seeds=8).exp()
+    assert Accept("", 1, INF).p_value(logged) == pytest.approx(want)
+    assert math.isnan(Accept("", 1, 1).p_value(Estimate(1, 1, 1, 8, holds=True)))
+
+
+def test_holms_correction():
+    want = [0.03, math.nan, 0.06, 0.06]
+    assert holm([0.01, math.nan, 0.04, 0.03]) == pytest.approx(want, nan_ok=True)

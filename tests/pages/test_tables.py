@@ -13,7 +13,7 @@ from tangents.pages import tables
 ENTRY = dict(
     id="a-1", claim="a-1", source="here", statement="It is $x$.", setting="", expected="2",
     note="", estimate=2.0, low=1.5, high=math.nan, seeds=3, n_runs=3, preset="book",
-    verdict="supported", accepted=(0.0, 1.0),
+    verdict="supported", accepted=(0.0, 1.0), kind="finding", registered=False, holm=0.01,
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -38,6 +38,16 @@ def test_settings_of_one_claim_stand_below_its_statement():
     assert 'id="a-1x"' in found and 'id="a-1y"' in found
     heads = found.count("<th>")
     assert f'colspan="{heads}"' in found
+
+
+@pytest.mark.parametrize(
+    "change, shown",
+    [({"verdict": "outside"}, "open outside its range"), ({"kind": "identity"}, ">identity<"),
+     ({"registered": True}, ">registered<"), ({"holm": 0.2}, ">not after Holm<")],
+)  # fmt: skip
+def test_marks_beside_a_verdict(change, shown):
+    assert shown in tables.claims_table([ENTRY | change])
+    assert shown not in tables.claims_table([ENTRY])
 
 
 def test_commands_are_shown():

@@ -21,6 +21,8 @@ from scipy import stats
 from tangents.lab.study import RESERVED
 
 INF = math.inf
+BENT = 0.01  # p-value below which a line is none,
+STRAIGHT = 0.02  # unless its local slopes differ by less than that
 Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
 
 
@@ -76,11 +78,27 @@ def words(*parts: str) -> str:
 # ---- estimates
 
 
+class Line(NamedTuple):
+    """How straight a power law is: the exponent from each x to the next, mean over seeds, and the
+    p-value of a line, by Student's test that the quadratic term of log y in log x is zero."""
+
+    slopes: tuple[float, ...]
+    p: float
+
+    @property
+    def bent(self) -> bool:
+        return self.p < BENT and max(self.slopes) - min(self.slopes) > STRAIGHT
+
+    def __str__(self) -> str:
+        return f"no straight line: from {self.slopes[0]:.2f} to {self.slopes[-1]:.2f}"
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A value with its 95 % interval over `seeds` independent seeds, from `runs` trained networks.
 
-    `holds` decides a statement about every run, whatever the interval.
+    `holds` decides a statement about every run, whatever the interval; `also` are further
+    conditions, that have to hold besides.
     """
 
     value: float
@@ -91,16 +109,30 @@ class Estimate:
     note: str = ""
     holds: bool | None = None
     span: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the runs' fields
+    line: Line | None = None
+    also: tuple[tuple[Estimate, Accept], ...] = ()
+    log: bool = False  # whether the interval is one of the logarithm
 
     def noting(self, *parts: str) -> Estimate:
         """With these words before its note."""
         return replace(self, note=words(*parts, self.note))
 
-    def map(self, function: Callable[[float], float]) -> Estimate:
-        """The value and the ends of the interval, each mapped by an increasing function."""
-        return replace(
-            self, value=function(self.value), low=function(self.low), high=function(self.high)
-        )
+    def and_also(self, other: Estimate, accept: Accept) -> Estimate:
+        """With a further condition, which has to hold besides."""
+        note = f"{accept.words}: {other.value:.3g} [{other.low:.3g}, {other.high:.3g}]"
+        return replace(self, also=(*self.also, (other, accept)), note=words(self.note, note))
+
+    def __neg__(self) -> Estimate:
+        """The estimate of an exponent with the other sign."""
+        line = self.line and Line(tuple(-slope for slope in self.line.slopes), self.line.p)
+        note = self.note.replace(str(self.line), str(line)) if line else self.note
+        ends = dict(value=-self.value, low=-self.high, high=-self.low)
+        return replace(self, **ends, line=line, note=note)
+
+    def exp(self) -> Estimate:
+        """The estimate of a quantity from that of its logarithm."""
+        ends = {name: math.exp(getattr(self, name)) for name in ("value", "low", "high")}
+        return replace(self, **ends, log=True)
 
 
 class Accept(NamedTuple):
@@ -111,15 +143,53 @@ class Accept(NamedTuple):
     high: float
 
     def verdict(self, found: Estimate) -> str:
-        """Supported if the whole interval is accepted, contradicted if none of it is, else open."""
+        """Supported if the whole interval is accepted, contradicted if none of it is, else open.
+
+        Where a power law is bent, each local exponent has to lie on the same side as the interval;
+        of further conditions none may be open or fail.
+        """
+        verdicts = [self._alone(found), *(accept.verdict(other) for other, accept in found.also)]
+        if "contradicted" in verdicts:
+            return "contradicted"
+        return "supported" if set(verdicts) == {"supported"} else "inconclusive"
+
+    def _alone(self, found: Estimate) -> str:
         if found.holds is not None:
             return "supported" if found.holds else "contradicted"
         if math.isnan(found.low) or math.isnan(found.high):
             return "inconclusive"
+        slopes = found.line.slopes if found.line and found.line.bent else ()
         if self.low <= found.low and found.high <= self.high:
-            return "supported"
-        outside = found.high < self.low or found.low > self.high
-        return "contradicted" if outside else "inconclusive"
+            alike = all(self.low <= slope <= self.high for slope in slopes)
+            return "supported" if alike else "inconclusive"
+        below, above = found.high < self.low, found.low > self.high
+        alike = all(slope < self.low if below else slope > self.high for slope in slopes)
+        return "contradicted" if (below or above) and alike else "inconclusive"
+
+    def p_value(self, found: Estimate) -> float:
+        """Two-sided p of the verdict: that the true value lies not on its side of the range's ends;
+        nan for a statement about every run and without an interval. 1 where no side is taken."""
+        low, high, value = self.low, self.high, found.value
+        ends = found.low, found.high
+        if found.holds is not None or found.seeds < 2 or not all(map(math.isfinite, ends)):
+            return math.nan
+        if found.log:
+            low = math.log(low) if low > 0 else -INF
+            high, value, *ends = map(math.log, (high, value, *ends))
+        half = stats.t.ppf(0.975, found.seeds - 1)
+        spread = max(ends[1] - ends[0], 1e-300) / (2 * half)
+        distance = min(value - low, high - value)  # below zero outside
+        return float(min(1.0, 2 * stats.t.sf(abs(distance) / spread, found.seeds - 1)))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """P-values corrected for being many (Holm 1979); nan stays, and does not count."""
+    order = sorted((v, i) for i, v in enumerate(p) if not math.isnan(v))
+    corrected, largest = [math.nan] * len(p), 0.0
+    for rank, (value, i) in enumerate(order):
+        largest = max(largest, min(1.0, value * (len(order) - rank)))
+        corrected[i] = largest
+    return corrected
 
 
 # ---- tables and runs
@@ -259,7 +329,7 @@ class Runs:
         """The mean over seeds of values by seed; geometric if `log`."""
         values = pd.Series(values, dtype=float).dropna()
         found = self.estimate(over_seeds(np.log(values) if log else values), len(values))
-        return found.map(math.exp) if log else found
+        return found.exp() if log else found
 
     def jackknife(self, estimator: Callable[[pd.DataFrame], float]) -> Estimate:
         """What the estimator says of the rows of all seeds, with its jackknife interval."""
@@ -270,14 +340,36 @@ class Runs:
         return self.estimate(jackknife(one, self.seeds))
 
     def exponent(self, x: str, *fixed: str) -> Estimate:
-        """The exponent a of value ~ x^a, over all else, or over the `fixed` fields alone, fixed."""
-        return self.over(self.slopes(x, *fixed))
+        """The exponent a of value ~ x^a, over all else, or over the `fixed` fields alone, fixed.
+
+        With the line that it is the slope of, where there are three values of x or more.
+        """
+        found, line = self.over(self.slopes(x, *fixed)), self._line(x, *fixed)
+        return replace(found, line=line).noting(str(line) if line and line.bent else "")
+
+    def _line(self, x: str, *fixed: str) -> Line | None:
+        rows, others = self._fitted(x, *fixed)
+        rows = rows.assign(u=np.log(rows[x].astype(float)), v=np.log(rows["value"]))
+        table = rows.pivot_table(index=["seed", *others], columns="u", values="v")
+        if table.shape[1] < 3:
+            return None
+        u = table.columns.to_numpy()
+        slopes = (table.diff(axis=1).iloc[:, 1:] / np.diff(u)).mean()
+        mean = table.sub(table.mean(axis=1), axis=0).groupby("seed").mean().dropna()
+        bends = [np.polyfit(u - u.mean(), v, 2)[0] for v in mean.to_numpy()]
+        p = stats.ttest_1samp(bends, 0).pvalue if len(bends) > 1 and np.ptp(bends) > 0 else 1.0
+        return Line(tuple(map(float, slopes)), float(p))
+
+    def _fitted(self, x: str, *fixed: str) -> tuple[pd.DataFrame, list[str]]:
+        """The rows that have a value, and which other fields vary among them."""
+        rows = self.rows.dropna(subset=["value"])
+        others = fixed or [c for c in rows.columns if c not in RESERVED | {"seed", x}]
+        return rows, [c for c in others if rows[c].nunique(dropna=False) > 1]
 
     def slopes(self, x: str, *fixed: str) -> pd.Series:
         """That exponent for each seed: the mean over groups with two values of x or more."""
-        rows = self.rows.dropna(subset=["value"])
-        others = fixed or [c for c in rows.columns if c not in RESERVED | {"seed", x}]
-        keys = rows[["seed", *(c for c in others if rows[c].nunique(dropna=False) > 1)]]
+        rows, others = self._fitted(x, *fixed)
+        keys = rows[["seed", *others]]
         u, v = np.log(rows[x].to_numpy(float)), np.log(rows["value"].to_numpy(float))
         group = keys.groupby([*keys], sort=False, observed=True, dropna=False).ngroup().to_numpy()
         count = np.bincount(group)

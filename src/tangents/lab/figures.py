@@ -82,7 +82,7 @@ def band(ax: Axes, runs: Runs, x: str, place: int, label: str | None, **line: An
     log = ax.get_yscale() == "log"
     values = {at: group["value"] for at, group in groups(runs, x)}
     means = [Estimate(*over_seeds(np.log(v) if log else v)) for v in values.values()]
-    means = [each.map(math.exp) for each in means] if log else means
+    means = [each.exp() for each in means] if log else means
     return curve(ax, [*values], means, place, label=label, **line)
 
 

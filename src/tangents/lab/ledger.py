@@ -1,4 +1,9 @@
-"""Verdicts: what the claims are worth on the published tables."""
+"""Verdicts: what the claims are worth on the published tables.
+
+*Supported*: the whole interval lies in the accepted range. *Contradicted*: none of it does.
+*Outside*: none of it does, but the runs lie outside of the range in which the paper says so.
+*Inconclusive*: all else, a power law that is none among them.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from tangents.lab.claims import Claim, registered
-from tangents.lab.evidence import Estimate, Table
+from tangents.lab.evidence import Estimate, Table, holm
 from tangents.lab.store import is_published, published
 from tangents.lab.study import Study
 
-VERDICTS = ("supported", "contradicted", "inconclusive")
+VERDICTS = ("supported", "contradicted", "inconclusive", "outside")
 
 
 def judge(study: Study, presets: Iterable[str]) -> list[dict[str, Any]]:
@@ -25,8 +30,13 @@ def judge(study: Study, presets: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def judged(study: Study, table: Table) -> list[dict[str, Any]]:
-    """One entry for each claim and setting; "failed" tells whether its code raised an error."""
-    return [entry(claim, setting, table) for claim in study.claims for setting in claim.settings]
+    """One entry for each claim and setting; "failed" tells whether its code raised an error.
+
+    "p" is that of the verdict, see `Accept.p_value`; "holm" the same among all findings of a study.
+    """
+    entries = [entry(claim, setting, table) for claim in study.claims for setting in claim.settings]
+    findings = [e["p"] if e["kind"] == "finding" else math.nan for e in entries]
+    return [e | {"holm": p} for e, p in zip(entries, holm(findings), strict=True)]
 
 
 def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
@@ -34,14 +44,15 @@ def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
     accept = claim.accepted(setting)
     verdict = accept.verdict(found)
     if verdict == "contradicted" and not claim.covers(found):
-        verdict = "inconclusive"  # what lies outside of a paper's range contradicts it not
+        verdict = "outside"
     return {
         "id": setting, "claim": claim.name, "kind": claim.kind, "paper": claim.paper,
         "source": claim.source, "statement": claim.statement,
         "setting": claim.settings[setting].words,
         "estimate": float(found.value), "low": float(found.low), "high": float(found.high),
         "expected": accept.words, "accepted": (float(accept.low), float(accept.high)),
-        "verdict": verdict, "seeds": int(found.seeds), "n_runs": int(found.runs),
+        "verdict": verdict, "p": accept.p_value(found), "seeds": int(found.seeds),
+        "n_runs": int(found.runs),
         "registered": registered(claim, setting, table), "note": found.note, "failed": failed,
     }  # fmt: skip
 

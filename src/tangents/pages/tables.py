@@ -7,6 +7,7 @@ from html import escape
 from itertools import groupby
 from operator import itemgetter
 
+WORDS = {"outside": "open outside its range"}
 COLUMNS = ("Claim", "Paper", "Here", "Seeds", "Verdict")
 
 
@@ -36,9 +37,10 @@ def _rows(entries: Iterable[Mapping]) -> Iterable[str]:
         yield _row(entry, f"{_text(entry['setting'])}{_small(entry['id'])}", "setting")
 
 
-def _row(entry: Mapping, claim: str, kind: str = "") -> str:
+def _row(entry: Mapping, claim: str, place: str = "") -> str:
     """One row; on a narrow screen data-label stands in for the column's name."""
-    verdict = f'<span class="verdict {entry["verdict"]}">{entry["verdict"]}</span>'
+    kind = entry["verdict"]
+    verdict = f'<span class="verdict {kind}">{WORDS.get(kind, kind)}</span>' + _marks(entry)
     values = {
         "Paper": _text(entry["expected"]) + _accepted(entry),
         "Here": _measured(entry),
@@ -46,13 +48,24 @@ def _row(entry: Mapping, claim: str, kind: str = "") -> str:
         "Verdict": f"{verdict}<small>{_text(entry['note'])}</small>",
     }
     cells = "".join(f'<td data-label="{name}">{value}</td>' for name, value in values.items())
-    names = " ".join(filter(None, ["claim", kind]))
+    names = " ".join(filter(None, ["claim", place]))
     return f'<tr id="{escape(entry["id"])}"><td class="{names}">{claim}</td>{cells}</tr>'
 
 
 def _text(words: str) -> str:
     """Words as HTML, with what stands between dollars as a formula."""
     return re.sub(r"\$(.+?)\$", r'<span class="math">\\(\1\\)</span>', escape(words))
+
+
+def _marks(entry: Mapping) -> str:
+    """What else is to be known of a verdict: its kind, its place among many, when it was stated."""
+    decided = entry["verdict"] in ("supported", "contradicted")
+    marks = [
+        entry["kind"] if entry["kind"] != "finding" else "",
+        "registered" if entry["registered"] else "",
+        "not after Holm" if decided and entry["holm"] > 0.05 else "",
+    ]
+    return "".join(f'<span class="mark">{mark}</span>' for mark in marks if mark)
 
 
 def _small(*words: str) -> str:

@@ -34,6 +34,17 @@ def test_the_kernel_vanishes_or_does_not(slope, verdict):
     assert found.estimate == pytest.approx(slope) and found.verdict == verdict
 
 
+@pytest.mark.parametrize("size, verdict", [(4, "supported"), (1.1, "contradicted")])
+def test_what_does_not_vanish_is_also_large(size, verdict):
+    """A change of the kernel that is as flat as asked for, but no larger than a linear head's."""
+
+    def law(r):
+        return jitter(r["seed"]) * (size if r["head"] == "tanh" else 1)
+
+    found = judged("liu-4c", table(law, grid=[{"head": "tanh"}, {"head": "linear"}]))
+    assert found.estimate == pytest.approx(0) and found.verdict == verdict
+
+
 def test_what_is_known_at_the_start_counts_unconverged_runs_too():
     law = lambda r: jitter(r["seed"]) * r["width"] ** 0.05  # noqa: E731
     frame = table(law, "hessian", head="tanh", converged=0.0, step=0)
@@ -114,8 +125,12 @@ def test_errors_of_the_linear_model():
 def test_the_pl_condition():
     ratios = table(lambda r: 0.5 * jitter(r["seed"]) + 0.5 * (r["width"] < 512), "pl_ratio")
     eigenvalues = table(lambda r: 1.0, "eigenvalue_min", step=0)
-    found = judged("liu-7c", pd.concat([ratios, eigenvalues]))
+    largest = table(lambda r: 20.0, "eigenvalue_max", step=0)
+    found = judged("liu-7c", pd.concat([ratios, eigenvalues, largest]))
     assert found.estimate == pytest.approx(0.5) and found.verdict == "contradicted"
+    ratios = ratios.assign(value=lambda f: f["value"].where(f["metric"] != "pl_ratio", 30.0))
+    found = judged("liu-7c", pd.concat([ratios, eigenvalues, largest]))
+    assert found.estimate == pytest.approx(30) and found.verdict == "contradicted"
 
 
 @pytest.mark.parametrize("power, verdict", [(1, "supported"), (0.25, "contradicted")])

@@ -31,11 +31,13 @@ def test_the_border_of_the_kernel():
     assert found.estimate == pytest.approx(-0.5) and found.verdict == "supported"
     frame = table(lambda h, s, seed: jitter(seed) / (s * math.sqrt(h)), part="border")
     found = judged("geiger-1a", frame)
-    assert found.verdict == "contradicted"
+    assert found.verdict == "outside", "the widths are narrower than the paper's"
+    wide = judged("geiger-1a", frame.assign(width=frame["width"] * 4))
+    assert wide.verdict == "contradicted"
     assert found.note == "threshold 0.3; -1.00 with 0.1, -1.00 with 1"
 
 
-@pytest.mark.parametrize("power, verdict", [(0, "supported"), (-0.5, "contradicted")])
+@pytest.mark.parametrize("power, verdict", [(0, "supported"), (-0.5, "outside")])
 def test_the_border_of_the_error(power, verdict):
     """The error rises, linearly in log s, over a decade around 30 (h / 64)^power."""
 
@@ -127,7 +129,7 @@ def test_what_the_last_kernel_has_of_the_gain(share, verdict):
 def test_a_narrow_network_does_not_contradict_what_wide_ones_do():
     law = lambda h, s, seed: 0.1 + (0.01 * jitter(seed) if s >= 1e4 else 0.0)  # noqa: E731
     frame = table(law, part="fashion", metric="error", scales=[1e-2, 1e4])
-    assert judged("geiger-4a", frame).verdict == "inconclusive"
+    assert judged("geiger-4a", frame).verdict == "outside"
     wide = frame.assign(width=frame["width"] * 10)
     assert judged("geiger-4a", wide).verdict == "contradicted"
 
@@ -136,7 +138,7 @@ def test_times_at_a_fixed_width_and_at_a_fixed_scale():
     frame = table(lambda h, s, seed: jitter(seed) * s / h**0.3, metric="t1")
     assert judged("geiger-7a", frame).verdict == "supported"
     found = judged("geiger-7c", frame)
-    assert found.estimate == pytest.approx(-0.3) and found.verdict == "contradicted"
+    assert found.estimate == pytest.approx(-0.3) and found.verdict == "outside"
 
 
 def test_claims_have_names_of_their_own_and_known_papers():

@@ -35,6 +35,8 @@ MINUS_ONE = Accept("exponent $-1$", -1.1, -0.9)
 FLAT = Accept("exponent 0", -0.1, 0.1)
 SAME = Accept("ratio 1", 0.8, 1.25)
 
+WIDTHS = dict(width=(100, 800))  # of the first version's fully connected networks
+
 # ---- what the rows say
 
 
@@ -78,7 +80,10 @@ def gap(t: Table, place: str, part: str = "phase", feature: float = FEATURE) -> 
 
 def outputs(t: Table, scaled: float) -> dict[int, np.ndarray]:
     """Outputs F on test examples of the converged runs: by width, seeds x examples."""
-    rows = t.ends("error", "phase").where(scaled_alpha=scaled).rows.sort_values(["width", "seed"])
+    rows = t.ends("converged", "phase").where(scaled_alpha=scaled).rows
+    rows = rows.sort_values(["width", "seed"])
+    if rows.empty:
+        raise LookupError(f"no converged run at sqrt(h) alpha = {scaled:g} in part 'phase'")
     return {
         h: np.stack([t.array(r, "test_output") for r in g["run_id"]])
         for h, g in rows.groupby("width")
@@ -87,7 +92,8 @@ def outputs(t: Table, scaled: float) -> dict[int, np.ndarray]:
 
 def labels(t: Table) -> np.ndarray:
     """Labels of the test examples whose outputs are kept."""
-    return t.array(t.ends("error", "phase").where(keep_output=True)["run_id"].iloc[0], "test_label")
+    kept = t.ends("converged", "phase").where(keep_output=True)
+    return t.array(kept["run_id"].iloc[0], "test_label")
 
 
 def share_left(worse: np.ndarray, better: np.ndarray, y: np.ndarray) -> Callable[..., float]:
@@ -120,6 +126,8 @@ def curves(t: Table, part: str, metric: str, **where) -> pd.DataFrame:
     """A metric along the training of the converged runs, with each run's t1 beside it."""
     t1 = t.ends("t1", part).by_run.rename("t1")
     rows = t.every(metric, part).where(**where).rows
+    if not rows["run_id"].isin(t1.index).any():
+        raise LookupError(f"no converged run with {metric!r} among those asked for in {part!r}")
     return rows.join(t1, on="run_id", how="inner").sort_values(["run_id", "time"])
 
 
@@ -137,8 +145,10 @@ def frozen_table(t: Table) -> pd.DataFrame:
     network = t.ends("error", "frozen").rows.set_index("run_id")
     table = network[["scaled_alpha", "seed"]].assign(
         network=100 * network["value"], first=100 * first, last=100 * last
-    )
-    return table.dropna().sort_values(["scaled_alpha", "seed"])
+    ).dropna()
+    if table.empty:
+        raise LookupError("no run of part 'frozen' whose network and frozen kernels converged")
+    return table.sort_values(["scaled_alpha", "seed"])
 
 
 def integrators(t: Table, a: dict, b: dict) -> Estimate:
@@ -146,7 +156,7 @@ def integrators(t: Table, a: dict, b: dict) -> Estimate:
 
     Outputs are kept in half precision, which by itself makes a difference of about 3e-4.
     """
-    runs = t.ends("error", "integrator")
+    runs = t.ends("converged", "integrator")
 
     def named(settings):
         rows = runs.where(**settings).rows.set_index(["scaled_alpha", "seed"])["run_id"]
@@ -164,7 +174,7 @@ def integrators(t: Table, a: dict, b: dict) -> Estimate:
 # ---- the claims: two regimes and one crossover
 
 
-@claim("geiger-1a", V1, "abstract, section 3", MINUS_HALF)
+@claim("geiger-1a", V1, "abstract, section 3", MINUS_HALF, range=WIDTHS)
 def border_by_kernel(t: Table) -> Estimate:
     r"""The output scale $\alpha^*$ that separates lazy from feature learning, read off the change
     of the kernel, falls as $h^{-1/2}$."""
@@ -178,7 +188,7 @@ def border_by_kernel(t: Table) -> Estimate:
     )
 
 
-@claim("geiger-1b", V1, "section 3", MINUS_HALF)
+@claim("geiger-1b", V1, "section 3", MINUS_HALF, range=WIDTHS)
 def border_by_error(t: Table) -> Estimate:
     r"""The same scale, read off the test error at half height, falls as $h^{-1/2}$."""
 
@@ -189,7 +199,7 @@ def border_by_error(t: Table) -> Estimate:
     return t.ends("error", "phase").jackknife(slope)
 
 
-@claim("geiger-1c", V1, "section 3", Accept("30 to 50", 20, 80))
+@claim("geiger-1c", V1, "section 3", Accept("30 to 50", 20, 80), range=WIDTHS)
 def half_height(t: Table) -> Estimate:
     r"""The test error has risen half way where $\sqrt{h}\alpha$ is 30 to 50 (accepted within a
     factor of about 1.6)."""
@@ -197,7 +207,7 @@ def half_height(t: Table) -> Estimate:
     def place(rows):
         return np.mean([math.log(star * math.sqrt(h)) for h, star in error_borders(rows).items()])
 
-    return t.ends("error", "phase").jackknife(place).map(math.exp)
+    return t.ends("error", "phase").jackknife(place).exp()
 
 
 @claim("geiger-2a", V1, "set-up A", Accept("0.65 points at $h=800$", 0, INF))
@@ -207,7 +217,10 @@ def gap_at_largest(t: Table) -> Estimate:
     return gap(t, "max")
 
 
-@claim("geiger-2b", V1, "set-up A", Accept("1.15 to 0.65 points, $h$ from 100 to 800", -INF, 0))
+@claim(
+    "geiger-2b", V1, "set-up A", Accept("1.15 to 0.65 points, $h$ from 100 to 800", -INF, 0),
+    range=WIDTHS,
+)  # fmt: skip
 def gap_shrinks(t: Table) -> Estimate:
     """That gap shrinks as the network widens."""
     table = gaps(t)
@@ -216,7 +229,10 @@ def gap_shrinks(t: Table) -> Estimate:
     return found.noting("points per doubling of the width")
 
 
-@claim("geiger-3", V1, "set-up B", Accept("3.7 % against 1.7 % at $h=159$", 1.5, 3))
+@claim(
+    "geiger-3", V1, "set-up B", Accept("3.7 % against 1.7 % at $h=159$", 1.5, 3),
+    range=dict(width=(10, 159)),
+)  # fmt: skip
 def conv_ratio(t: Table) -> Estimate:
     """Convolutional network: lazy learning errs about twice as often as feature learning."""
     runs = t.ends("error", "conv").largest()
@@ -310,6 +326,7 @@ def ending_time(t: Table) -> Estimate:
 
 @claim(
     "geiger-7-8c", V1, "section 5", FLAT,
+    range=WIDTHS,
     over={
         "geiger-7c": Setting("$t_1$", dict(metric="t1")),
         "geiger-8c": Setting("$t_2$", dict(metric="t2")),
@@ -322,6 +339,7 @@ def times_collapse(t: Table, metric: str) -> Estimate:
 
 @claim(
     "geiger-7-8b", V1, "section 5", SAME,
+    kind="identity",
     over={
         "geiger-7b": Setting("$t_1$", dict(metric="t1")),
         "geiger-8b": Setting("$t_2$", dict(metric="t2")),
@@ -347,7 +365,7 @@ def early_linear(t: Table) -> Estimate:
     return Runs(rows).by_seed(one)
 
 
-@claim("geiger-9b", V1, "section 5", Accept("exponent 1/2", 0.35, 0.65))
+@claim("geiger-9b", V1, "section 5", Accept("exponent 1/2", 0.35, 0.65), range=WIDTHS)
 def growth(t: Table) -> Estimate:
     r"""Feature regime, at a fixed $\sqrt{h}\alpha$: the factor by which the output has grown at
     $t_1$ goes as $\sqrt{h}$."""
@@ -363,31 +381,35 @@ def kernel_in_scale(t: Table) -> Estimate:
     r"""Feature regime, five hidden layers: the kernel changes as $(\sqrt{h}\alpha)^{-a}$,
     $a = 1.7$, at a fixed width."""
     runs = t.ends("kernel_change", "phase").where(scaled_alpha=FITTED)
-    return runs.over(-runs.slopes("scaled_alpha"))
+    return -runs.exponent("scaled_alpha", "width")
 
 
-@claim("geiger-10c", V1, "kernel figure", FLAT)
+@claim("geiger-10c", V1, "kernel figure", FLAT, range=WIDTHS)
 def kernel_collapse(t: Table) -> Estimate:
     r"""Feature regime: at a fixed $\sqrt{h}\alpha$ the kernel changes alike at every width."""
-    return t.ends("kernel_change", "phase").where(scaled_alpha=FITTED).exponent("width")
+    runs = t.ends("kernel_change", "phase").where(scaled_alpha=FITTED)
+    return runs.exponent("width", "scaled_alpha")
 
 
 @claim("geiger-11a", V1, "weights figure", Accept("$-0.23$ (asymptote $-1/6$)", -0.33, -0.13))
 def weights_in_scale(t: Table) -> Estimate:
     r"""Feature regime, five hidden layers: $|dw|/|w_0|$ goes as $(\sqrt{h}\alpha)^{-0.23}$, at a
     fixed width."""
-    return t.ends("weights_change", "phase").where(scaled_alpha=FITTED).exponent("scaled_alpha")
+    runs = t.ends("weights_change", "phase").where(scaled_alpha=FITTED)
+    return runs.exponent("scaled_alpha", "width")
 
 
-@claim("geiger-11c", V1, "weights figure", MINUS_HALF)
+@claim("geiger-11c", V1, "weights figure", MINUS_HALF, range=WIDTHS)
 def weights_in_width(t: Table) -> Estimate:
     r"""Feature regime: at a fixed $\sqrt{h}\alpha$ the weights move as $|dw|/|w_0| \propto
     h^{-1/2}$."""
-    return t.ends("weights_change", "phase").where(scaled_alpha=FITTED).exponent("width")
+    runs = t.ends("weights_change", "phase").where(scaled_alpha=FITTED)
+    return runs.exponent("width", "scaled_alpha")
 
 
 @claim(
     "geiger-10-11b", V1, "kernel and weights figures", MINUS_ONE,
+    kind="identity",
     over={
         "geiger-10b": Setting("kernel", dict(metric="kernel_change")),
         "geiger-11b": Setting("weights", dict(metric="weights_change")),
@@ -395,13 +417,13 @@ def weights_in_width(t: Table) -> Estimate:
 )  # fmt: skip
 def lazy_in_scale(t: Table, metric: str) -> Estimate:
     r"""Lazy regime, softplus: kernel and weights change as $\alpha^{-1}$ at a fixed width."""
-    return t.ends(metric, "residual").exponent("scaled_alpha")
+    return t.ends(metric, "residual").exponent("scaled_alpha", "width")
 
 
 @claim("geiger-12", V1, "appendix on ReLU", MINUS_HALF)
 def relu_in_scale(t: Table) -> Estimate:
     r"""ReLU, lazy: the kernel changes as $\alpha^{-1/2}$ at a fixed width."""
-    return t.ends("kernel_change", "relu").exponent("scaled_alpha")
+    return t.ends("kernel_change", "relu").exponent("scaled_alpha", "width")
 
 
 @claim("geiger-14", V1, "section 4", MINUS_HALF)

@@ -66,7 +66,7 @@ def collapse(t: Table) -> Figure:
         def log_border(rows, h=h):
             return math.log(claims.error_borders(rows).get(h, math.nan))
 
-        draw.bars(right, [h], [group.jackknife(log_border).map(math.exp)], 1)
+        draw.bars(right, [h], [group.jackknife(log_border).exp()], 1)
     right.plot([], [], label="test error, half height", **draw.look(1))
     draw.label_widths(right, at)
     right.set_ylim(bottom=0.25)
@@ -212,7 +212,7 @@ def fluctuations(t: Table) -> Figure:
 
 def variance(f: np.ndarray) -> Estimate:
     """Variance over networks of their outputs, networks x examples; the mean over examples."""
-    return among(len(f), lambda m: math.log(f[m].var(0, ddof=1).mean()), len(f)).map(math.exp)
+    return among(len(f), lambda m: math.log(f[m].var(0, ddof=1).mean()), len(f)).exp()
 
 
 def errors(f: np.ndarray, y: np.ndarray) -> tuple[Estimate, Estimate]:

@@ -1,0 +1,96 @@
+"""Columns that are turned upside down turn or open what is read from them.
+
+In a copy of the published table each metric is changed, one after the other: 1/x where it is
+positive throughout, else -x; likewise times and kept outputs. No finding that depends on it may
+still be supported.
+"""
+
+import pytest
+
+from tangents import studies
+from tangents.lab.evidence import Table
+from tangents.lab.ledger import entry
+from tangents.lab.store import is_published, published
+
+NO_DIRECTION = "an exponent of zero: the reciprocal is as flat"
+NEAR_ONE = "a ratio near one: its reciprocal is as near"
+UPPER_BOUND = "a bound on growth: turned at one end of the distances, growth is less throughout"
+ONLY_PICKS = "asked for to know which runs fitted; what is judged is the frozen kernels' error"
+EXCEPTIONS = {
+    ("liu-2a", "gradient"): NO_DIRECTION,
+    ("liu-2c", "gradient"): NO_DIRECTION,
+    ("liu-2b", "signal_two_1"): NO_DIRECTION,
+    ("liu-2b", "signal_two_2"): NO_DIRECTION,
+    ("liu-2b", "signal_two_3"): NO_DIRECTION,
+    ("beyond-catapult-width", "kernel_largest"): NO_DIRECTION,
+    ("liu-6b", "radius"): NEAR_ONE,
+    ("liu-6e", "radius"): NEAR_ONE,
+    ("liu-7c", "eigenvalue_max"): NEAR_ONE,
+    ("liu-8a", "linear_error_top_0.25"): UPPER_BOUND,
+    ("liu-8e", "linear_error_top_0.25"): UPPER_BOUND,
+    ("liu-8e", "linear_error_top_8"): UPPER_BOUND,
+    ("geiger-13b", "error"): ONLY_PICKS,
+    ("geiger-13b", "frozen_converged"): ONLY_PICKS,
+}
+PUBLISHED = [name for name in studies.names() if is_published(name, "book")]
+
+
+class Recording(Table):
+    """A table that notes the metrics that are asked of it."""
+
+    def __init__(self, frame, arrays):
+        super().__init__(frame, arrays)
+        self.asked = set()
+
+    def metric(self, metric, part=None):
+        self.asked.add(metric)
+        return super().metric(metric, part)
+
+    def array(self, run_id, name):
+        self.asked.add(name)
+        return super().array(run_id, name)
+
+
+def upside_down(table, metric):
+    """A copy of the table with the values of one metric changed, or the times, or an array."""
+    if metric == "time":
+        return Table(table.frame.assign(time=1 / table.frame["time"]), table.arrays)
+    if any(name.endswith(f"/{metric}") for name in table.arrays):
+        changed = {k: 1 / v.astype(float) if k.endswith(metric) else v
+                   for k, v in table.arrays.items()}
+        return Table(table.frame, changed)
+    values = table.frame["value"].copy()
+    rows = table.frame["metric"] == metric
+    old = values[rows]
+    values[rows] = 1 / old if (old.dropna() > 0).all() else -old
+    return Table(table.frame.assign(value=values), table.arrays)
+
+
+def supported(study):
+    """The supported findings of a study, and the metrics that each asks for."""
+    table = Recording(*published(study.name, "book"))
+    for claim in study.claims:
+        for setting in claim.settings if claim.kind == "finding" else ():
+            table.asked.clear()
+            if entry(claim, setting, table)["verdict"] == "supported":
+                yield claim, setting, table.asked - {"converged"} or {"time"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")
+def test_a_column_upside_down_supports_nothing(name):
+    study = studies.find(name)
+    table, asking = Table(*published(name, "book")), {}
+    for claim, setting, metrics in supported(study):
+        for metric in metrics:
+            asking.setdefault(metric, []).append((claim, setting))
+    still = set()
+    for metric, claims in asking.items():
+        changed = upside_down(table, metric)
+        still |= {
+            (setting, metric)
+            for claim, setting in claims
+            if entry(claim, setting, changed)["verdict"] == "supported"
+        }
+    settings = {setting for claim in study.claims for setting in claim.settings}
+    assert still == {pair for pair in EXCEPTIONS if pair[0] in settings}
