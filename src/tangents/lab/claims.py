@@ -15,6 +15,7 @@ import ast
 import hashlib
 import inspect
 import json
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,10 +90,11 @@ def registered(claim: Claim, setting: str, table: Table) -> bool:
     """
     if "claims" not in table.frame:
         return False
-    made = table.frame[["commit", "claims"]].drop_duplicates()
-    clean = made["commit"].str.fullmatch(r"[0-9a-f]{40}").all()
     word = f"{setting}:{claim.digest(setting)}"
-    return bool(clean and all(word in words.split() for words in made["claims"]))
+    return all(
+        re.fullmatch("[0-9a-f]{40}", commit) and word in stated.split()
+        for commit, stated in table.origins
+    )
 
 
 def claim(

@@ -205,6 +205,11 @@ class Table:
     def _places(self) -> dict[tuple[str, str], np.ndarray]:
         return self.frame.groupby(["part", "metric"], observed=True).indices
 
+    @cached_property
+    def origins(self) -> set[tuple[str, str]]:
+        """The commits that made the runs, each with what the study claimed then."""
+        return {*map(tuple, self.frame[["commit", "claims"]].drop_duplicates().to_numpy())}
+
     def metric(self, metric: str, part: str | None = None) -> pd.DataFrame:
         """All rows of a metric, of one part or of all."""
         parts = self.frame["part"].unique() if part is None else [part]

@@ -90,8 +90,8 @@ def load(name: str, preset: str = "book", fields: str | Mapping = "") -> Chapter
     runs = store.Store(store.runs_root())
     new = sweep(study, configs, runs)
     found = [runs.get(study, config) for config in configs]
-    own = f"{len(configs)} runs of your own, {new} of them new, in {runs.root}."
-    print(own)
+    own = f"{len(configs)} runs of your own, {new} of them new, in {runs.root}"
+    print(f"{own}; the text is about the book's.")
     return Chapter(study, preset, Table(*store.collected(found)), figures, own)
 
 
