@@ -191,6 +191,4 @@ def test_a_fingerprint_is_stable_and_depends_on_name_and_version():
     for change in ({"name": "other"}, {"version": 2}):
         other = dataclasses.replace(STUDY, **change)
         assert fingerprint(other, Toy()) != fingerprint(STUDY, Toy())
-    assert fingerprint(STUDY, Toy(scaled_alpha=-0.0)) == fingerprint(
-        STUDY, Toy(scaled_alpha=0)
-    )
+    assert fingerprint(STUDY, Toy(scaled_alpha=-0.0)) == fingerprint(STUDY, Toy(scaled_alpha=0))

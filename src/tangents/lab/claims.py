@@ -119,5 +119,3 @@ def claim(
 def claims_in(namespace: Mapping[str, Any]) -> tuple[Claim, ...]:
     """The claims of a module, given its `globals()`, in order."""
     return tuple(value for value in namespace.values() if isinstance(value, Claim))
-
-

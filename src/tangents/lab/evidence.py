@@ -9,7 +9,7 @@ paper's value in words to the range that has to hold the interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,64 +18,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from tangents.lab.statistics import Interval, jackknife, over_seeds
 from tangents.lab.study import RESERVED
 
 INF = math.inf
 BENT = 0.01  # p-value below which a line is none,
 STRAIGHT = 0.02  # unless its local slopes differ by less than that
-Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
-
-
-# ---- statistics of plain numbers
-
-
-def over_seeds(values: Iterable[float]) -> Interval:
-    """Mean of independent estimates and its 95 % Student interval; nan ends for fewer than two."""
-    x = np.asarray([*values], dtype=float)
-    if len(x) < 2:
-        return float(x.mean()) if len(x) else math.nan, math.nan, math.nan
-    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
-    return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
-
-
-def jackknife(estimator: Callable[[Sequence], float], members: Iterable) -> Interval:
-    """An estimate that needs all seeds at once, with its 95 % jackknife interval (Tukey 1958)."""
-    members = list(members)
-    whole, k = estimator(members), len(members)
-    parts = [estimator(members[:i] + members[i + 1 :]) for i in range(k)]
-    _, low, high = over_seeds([k * whole - (k - 1) * part for part in parts])
-    return whole, low + whole - (low + high) / 2, high + whole - (low + high) / 2
-
-
-def power(x: Sequence[float], y: Sequence[float]) -> float:
-    """The exponent a of y ~ x^a: least squares of log y on log x. Raises ValueError below two x."""
-    if len(set(x)) < 2:
-        raise ValueError("an exponent needs at least two different x")
-    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
-
-
-def powers(y: Sequence[float], **x: Sequence[float]) -> dict[str, float]:
-    """The exponents of y ~ product of x_k^a_k: least squares of log y on all log x_k."""
-    design = np.stack([np.ones(len(y)), *(np.log(np.asarray(v, float)) for v in x.values())], 1)
-    _, *found = np.linalg.lstsq(design, np.log(np.asarray(y, float)), rcond=None)[0]
-    return dict(zip(x, map(float, found), strict=True))
-
-
-def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
-    """Where y first crosses `level` along increasing x, linear in log x; nan if it does not."""
-    u, v = np.log(np.asarray(x, float)), np.asarray(y, float) - level
-    for i in range(len(u) - 1):
-        if v[i] * v[i + 1] <= 0 and v[i] != v[i + 1]:
-            return float(np.exp(u[i] - v[i] * (u[i + 1] - u[i]) / (v[i + 1] - v[i])))
-    return math.nan
 
 
 def words(*parts: str) -> str:
     """One note of those that are not empty."""
     return "; ".join(filter(None, parts))
-
-
-# ---- estimates
 
 
 class Line(NamedTuple):
@@ -180,16 +133,6 @@ class Accept(NamedTuple):
         spread = max(ends[1] - ends[0], 1e-300) / (2 * half)
         distance = min(value - low, high - value)  # below zero outside
         return float(min(1.0, 2 * stats.t.sf(abs(distance) / spread, found.seeds - 1)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """P-values corrected for being many (Holm 1979); nan stays, and does not count."""
-    order = sorted((v, i) for i, v in enumerate(p) if not math.isnan(v))
-    corrected, largest = [math.nan] * len(p), 0.0
-    for rank, (value, i) in enumerate(order):
-        largest = max(largest, min(1.0, value * (len(order) - rank)))
-        corrected[i] = largest
-    return corrected
 
 
 # ---- tables and runs

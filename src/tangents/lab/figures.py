@@ -14,7 +14,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tangents.lab.evidence import Estimate, Runs, over_seeds
+from tangents.lab.evidence import Estimate, Runs
+from tangents.lab.statistics import over_seeds
 
 Drawn = tuple[np.ndarray, np.ndarray]  # the places of a curve, and its values
 PALETTE = sns.color_palette("colorblind")

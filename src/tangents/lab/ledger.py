@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tangents.lab.claims import Claim, registered
-from tangents.lab.evidence import Estimate, Table, holm
+from tangents.lab.evidence import Estimate, Table
+from tangents.lab.statistics import holm
 from tangents.lab.store import is_published, published
 from tangents.lab.study import Study
 

@@ -1,8 +1,8 @@
 """What a chapter's notebook shows: figures and verdicts of a preset, or of a reader's own runs.
 
-    chapter = load("lazy", preset="book", fields="")
-    chapter.figure("headline")
-    chapter.verdicts("geiger-1a", "geiger-5")
+chapter = load("lazy", preset="book", fields="")
+chapter.figure("headline")
+chapter.verdicts("geiger-1a", "geiger-5")
 """
 
 from __future__ import annotations

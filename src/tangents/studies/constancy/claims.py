@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
-from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table, powers
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
+from tangents.lab.statistics import powers
 
 PAPER, HERE = "liu2020", "this book"
 FALLS = Accept("exponent $-1/2$, up to logarithms", -0.6, -0.3)

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
-from tangents.lab.evidence import INF, Runs, Table, powers
+from tangents.lab.evidence import INF, Runs, Table
+from tangents.lab.statistics import powers
 from tangents.studies.constancy import claims
 from tangents.studies.constancy.claims import DEEP, LINEAR, SHALLOW, TANH, known
 

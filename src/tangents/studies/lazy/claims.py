@@ -11,18 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
-from tangents.lab.evidence import (
-    INF,
-    Accept,
-    Estimate,
-    Runs,
-    Table,
-    crossing,
-    jackknife,
-    over_seeds,
-    power,
-    powers,
-)
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
+from tangents.lab.statistics import crossing, jackknife, over_seeds, power, powers
 
 V1, V2, HERE = "geiger2019", "geiger2020", "this book"
 WIDE = 1000  # units at which the order of the regimes on Fashion-MNIST may be judged
@@ -143,9 +133,11 @@ def frozen_table(t: Table) -> pd.DataFrame:
     fitted = machines["frozen_error"].where(machines["frozen_converged"] == 1)
     first, last = (fitted.groupby("run_id").agg(lambda v, at=at: v.iloc[at]) for at in (0, -1))
     network = t.ends("error", "frozen").rows.set_index("run_id")
-    table = network[["scaled_alpha", "seed"]].assign(
-        network=100 * network["value"], first=100 * first, last=100 * last
-    ).dropna()
+    table = (
+        network[["scaled_alpha", "seed"]]
+        .assign(network=100 * network["value"], first=100 * first, last=100 * last)
+        .dropna()
+    )
     if table.empty:
         raise LookupError("no run of part 'frozen' whose network and frozen kernels converged")
     return table.sort_values(["scaled_alpha", "seed"])

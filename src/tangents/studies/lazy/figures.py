@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
-from tangents.lab.evidence import Estimate, Runs, Table, over_seeds, power
+from tangents.lab.evidence import Estimate, Runs, Table
+from tangents.lab.statistics import over_seeds, power
 from tangents.studies.lazy import claims
 from tangents.studies.lazy.claims import FEATURE, FITTED, LAZY, among
 

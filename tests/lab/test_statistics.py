@@ -1,0 +1,57 @@
+"""Intervals against textbook formulas, fits against exact laws."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tangents.lab.statistics import crossing, holm, jackknife, over_seeds, power, powers
+
+
+def test_interval_over_seeds_is_students():
+    x = np.random.default_rng(0).normal(size=6)
+    low, high = stats.t.interval(0.95, 5, loc=x.mean(), scale=stats.sem(x))
+    assert over_seeds(x) == pytest.approx((x.mean(), low, high))
+
+
+def test_one_seed_has_no_interval():
+    value, low, high = over_seeds([2.0])
+    assert value == 2.0 and math.isnan(low) and math.isnan(high)
+
+
+def test_jackknife_of_a_mean_is_its_student_interval():
+    x = np.random.default_rng(1).normal(size=7)
+    assert jackknife(np.mean, x) == pytest.approx(over_seeds(x))
+
+
+def test_jackknife_covers_a_variance():
+    draw = np.random.default_rng(2)
+    hits = 0
+    for _ in range(200):
+        _, low, high = jackknife(lambda m: np.var(m, ddof=1), draw.normal(size=20))
+        hits += low < 1.0 < high
+    assert 0.8 < hits / 200 < 0.99  # known to be a little short of 95 % for variances
+
+
+def test_power_recovers_an_exponent():
+    x = [1.0, 3.0, 10.0]
+    assert power(x, [5 * v**-1.7 for v in x]) == pytest.approx(-1.7)
+    with pytest.raises(ValueError, match="two different x"):
+        power([2.0, 2.0], [1.0, 3.0])
+
+
+def test_crossing():
+    assert crossing([1, 100], [0, 2], 1.0) == pytest.approx(10.0)
+    assert crossing([1, 10, 100], [2, 0, 2], 1.0) == pytest.approx(math.sqrt(10))
+    assert math.isnan(crossing([1, 100], [0, 2], 3.0))
+
+
+def test_powers_recover_exponents():
+    a, b = np.array([1.0, 2, 4, 8]), np.array([3.0, 1, 5, 2])
+    assert powers(a**-1.5 * b**0.5, a=a, b=b) == pytest.approx({"a": -1.5, "b": 0.5})
+
+
+def test_holms_correction():
+    want = [0.03, math.nan, 0.06, 0.06]
+    assert holm([0.01, math.nan, 0.04, 0.03]) == pytest.approx(want, nan_ok=True)
