@@ -4,7 +4,7 @@ Losses are sums over examples, L = sum_i l(f_i, y_i): for a mean over n, divide 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Spectrum(NamedTuple):
 
     def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s k"]:
         """Q^T u."""
-        return (self.vectors.mT @ column(u).unsqueeze(-1)).squeeze(-1)
+        return (self.vectors.mT @ column(u.to(self.vectors)).unsqueeze(-1)).squeeze(-1)
 
     def out(self, modes: Float[Tensor, "*s k"], c: int) -> Float[Tensor, "*s n c"]:
         """Q modes."""
@@ -38,7 +38,12 @@ class Spectrum(NamedTuple):
 
 
 def spectrum(kernel: Float[Tensor, "*s n n c c"]) -> Spectrum:
-    """Eigenvalues and eigenvectors of a full kernel; what rounding made negative counts as zero."""
+    """Eigenvalues and eigenvectors of a full kernel; what rounding made negative counts as zero.
+
+    In the kernel's precision: late training is decided by small eigenvalues, so hand in a kernel in
+    double precision, whatever the network's. Raises ValueError for a kernel that is not finite.
+    """
+    require(bool(kernel.isfinite().all()), "the kernel is not finite")
     values, vectors = torch.linalg.eigh(matrix(kernel))
     return Spectrum(values.clamp(min=0), vectors)
 
@@ -106,12 +111,12 @@ def leap(
     stable = bool((rate[..., 0] * top < 2 * (1 + memory)).all())
     require(stable, f"rate times the largest eigenvalue must be below {2 * (1 + memory):g}, "
              f"got {(rate[..., 0] * top).max():.3g}")  # fmt: skip
-    c, modes = residual.shape[-1], kernel.into(residual)
+    c, modes, count = residual.shape[-1], kernel.into(residual), torch.as_tensor(float(steps))
     if not memory and velocity is None:
-        series = _series(kernel.values, rate, steps) * modes
+        series = _series(kernel.values, rate, count) * modes
         _accurate(kernel, series, residual, modes, tolerance)
         moved = kernel.out(series, c)
-        left = kernel.out(_power(kernel.values, rate, max(steps - 1, 0)) * modes, c)
+        left = kernel.out(_power(kernel.values, rate, (count - 1).clamp(min=0)) * modes, c)
         change = J.vjp(-moved)
         speed = J.vjp(left if steps else 0 * left)
         return change, speed
@@ -145,20 +150,18 @@ def _accurate(kernel: Spectrum, moved: Tensor, residual: Tensor, modes: Tensor, 
         require(bool((share <= tolerance).all()), message + "or find it from this residual")
 
 
-def _power(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
-    """(1 - rate l)^K; zero for K infinite and l > 0."""
+def _power(values: Tensor, rate: Tensor, steps: Tensor) -> Tensor:
+    """(1 - rate l)^K; zero for K infinite and l > 0, one for K = 0."""
     x = rate * values
     size = torch.where(x < 1, torch.log1p(-x.clamp(max=1)), (x - 1).log())
-    if steps == math.inf:
-        return (values <= _floor(values)).to(x)
-    sign = torch.where((x > 1) & bool(steps % 2), -1.0, 1.0).to(x)
-    return sign * (steps * size).exp() if steps else torch.ones_like(x)
+    sign = torch.where((x > 1) & (steps % 2 == 1), -1.0, 1.0).to(x)
+    endless = (values <= _floor(values)).to(x)
+    after = torch.where(steps.isinf(), endless, sign * (steps * size).exp())
+    return torch.where(steps == 0, torch.ones_like(x), after)
 
 
-def _series(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
+def _series(values: Tensor, rate: Tensor, steps: Tensor) -> Tensor:
     """rate sum_{k < K} (1 - rate l)^k = (1 - (1 - rate l)^K) / l, without cancellation."""
-    if steps == math.inf:
-        return torch.where(values > _floor(values), 1 / values, 0)
     x = rate * values
     small = x < 0.5
     lost = torch.where(
@@ -166,7 +169,13 @@ def _series(values: Tensor, rate: Tensor, steps: int | float) -> Tensor:
         -torch.expm1(steps * torch.log1p(-torch.where(small, x, 0))),
         1 - _power(values, rate, steps),
     )
-    return torch.where(x > 0, lost / values, rate * steps)
+    series = torch.where(x > 0, lost / values, rate * steps)
+    return torch.where(steps.isinf(), _inverse(values), series)
+
+
+def _inverse(values: Tensor) -> Tensor:
+    """1 / l, and zero where l is rounding."""
+    return torch.where(values > _floor(values), 1 / values, 0)
 
 
 def _floor(values: Tensor) -> Tensor:
@@ -196,6 +205,49 @@ def _heavy_ball(values, modes, drift, rate, steps, memory) -> tuple[Tensor, Tens
     start = after.new_tensor([0.0, 0.0, 1.0, 0.0, 1.0])
     state = after @ start
     return state[..., 0], state[..., 1]
+
+
+Gain = Callable[[Float[Tensor, "*s k"]], Float[Tensor, "*s k"]]
+
+
+def descent(rate: Float[Tensor, " *s"], steps: Float[Tensor, " *s"]) -> Gain:
+    """(1 - (1 - rate l)^K) / l of eigenvalues l: K steps of gradient descent, K infinite too.
+
+    Each network of a stack may have a rate and a number of steps of its own.
+    """
+    rate, steps = rate.unsqueeze(-1), steps.unsqueeze(-1)
+    return lambda values: _series(values, rate, steps)
+
+
+def flow(time: Float[Tensor, " *s"]) -> Gain:
+    """(1 - exp(-l t)) / l: gradient flow for a time, an infinite one too."""
+    time = time.unsqueeze(-1)
+
+    def gain(values):
+        series = -torch.expm1(-time * values) / values
+        series = torch.where(values > 0, series, time)
+        return torch.where(time.isinf(), _inverse(values), series)
+
+    return gain
+
+
+def damped(damping: Float[Tensor, " *s"]) -> Gain:
+    """1 / (l + mu): the damped Gauss-Newton step, of minimum norm where mu is zero."""
+    damping = damping.unsqueeze(-1)
+
+    def gain(values):
+        return torch.where(damping > 0, 1 / (values + damping), _inverse(values))
+
+    return gain
+
+
+def respond(
+    kernel: Spectrum, residual: Float[Tensor, "*s n c"], gain: Gain
+) -> Float[Tensor, "*s n c"]:
+    """c = Q gain(l) Q^T residual: the weights that begin with this residual f_lin - y move by
+    -J^T c, and the outputs by -Theta c."""
+    modes = gain(kernel.values) * kernel.into(residual)
+    return kernel.out(modes, residual.shape[-1])
 
 
 def descend_outputs(
