@@ -24,34 +24,71 @@ Durations = Iterable[Float[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
+class TangentModel:
+    """b networks linearised at an anchor, with what training them takes."""
+
+    anchor: Params  # (b, ...)
+    alpha: Float[Tensor, " b"]
+    output: Float[Tensor, "b n c"]  # F at the anchor, on the training inputs
+    jacobian: Jacobian  # of f there
+    spectrum: Spectrum  # of Theta, in double precision
+
+    @classmethod
+    def at(
+        cls, module: nn.Module, params0: Params, x: Tensor, alpha: Tensor, anchor: Params
+    ) -> "TangentModel":
+        """The model at an anchor. A network that is not finite there has the spectrum of zeros."""
+        J, output = jacobian(module, anchor, x), predictor(module, params0, alpha)(anchor, x)
+        kernel = J.gram().double()
+        kernel[~kernel.flatten(1).isfinite().all(-1)] = 0
+        return cls(anchor, alpha, output, J, spectrum(kernel))
+
+    @property
+    def largest(self) -> Float[Tensor, " b"]:
+        """The largest eigenvalue of Theta."""
+        return self.spectrum.values.amax(-1)
+
+    def train(self, y: Float[Tensor, "n c"], gain: Gain) -> Float[Tensor, "b n c"]:
+        """The coefficients c after training with this gain; NaN for one that is not finite."""
+        c = respond(self.spectrum, self.output - y, gain).to(self.output)
+        lost = (self.largest == 0) | ~self.output.flatten(1).isfinite().all(-1)
+        return torch.where(lost[:, None, None], torch.nan, c)
+
+    def step(self, coefficients: Float[Tensor, "b n c"]) -> Params:
+        """How the weights move: -J^T c / alpha."""
+        return self.jacobian.vjp(-coefficients / self.alpha.view(-1, 1, 1))
+
+    def outputs(self, coefficients: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
+        """The model on the training inputs then: F - Theta c.
+
+        By products with the spectrum, which loses nothing where c is large and F small.
+        """
+        modes = self.spectrum.values * self.spectrum.into(coefficients)
+        moved = self.spectrum.out(modes, coefficients.shape[-1])
+        return self.output - moved.to(self.output)
+
+
+@dataclass(frozen=True)
 class Round:
-    """One round of b networks: where it began, what it learnt, where it ends."""
+    """One round of b networks: the model, how long it was trained, where that ends."""
 
     index: int
-    anchor: Params  # (b, ...), where the network is linearised
-    output: Float[Tensor, "b n c"]  # F there, on the training inputs
-    jacobian: Jacobian  # of f there
-    spectrum: Spectrum  # of Theta
+    model: TangentModel
     start: Float[Tensor, " b"]  # training time at which it begins
     duration: Float[Tensor, " b"]
     steps: Float[Tensor, " b"]  # of gradient descent that it stands for, inf; 0: another gain
-    coefficients: Float[Tensor, "b n c"]  # c: the weights move by -J^T c / alpha
-    step: Params  # that change of the weights
+    coefficients: Float[Tensor, "b n c"]
+    step: Params  # the change of the weights
 
     @property
     def params(self) -> Params:
         """The weights at the end of the round, the next anchor."""
-        return {k: self.anchor[k] + self.step[k] for k in self.anchor}
+        return {k: v + self.step[k] for k, v in self.model.anchor.items()}
 
     @property
     def linear_output(self) -> Float[Tensor, "b n c"]:
-        """What the tangent model gives on the training inputs at the end of the round: F - Theta c.
-
-        By products with the spectrum, which loses nothing where c is large and F small.
-        """
-        c = self.output.shape[-1]
-        modes = self.spectrum.values * self.spectrum.into(self.coefficients)
-        return self.output - self.spectrum.out(modes, c).to(self.output)
+        """What the tangent model gives on the training inputs at the end of the round."""
+        return self.model.outputs(self.coefficients)
 
 
 def predictor(
@@ -71,20 +108,21 @@ def linear_predictions(
     module: nn.Module,
     params0: Params,
     alpha: Float[Tensor, " b"],
-    found: Round,
+    anchor: Params,
+    step: Params,
     x: Tensor,
     block: int = 1000,
 ) -> Float[Tensor, "b m c"]:
-    """What the tangent model of a round gives at inputs x (m, ...) at its end, block by block.
+    """What the tangent model at an anchor gives at inputs x (m, ...) after a step of the weights.
 
-    F(anchor, x) + alpha J(x) dw by one forward-mode pass: no kernel between x and the training
-    inputs is formed.
+    F(anchor, x) + alpha J(x) dw by one forward-mode pass, block by block: no kernel between x and
+    the training inputs is formed.
     """
     scale, parts = alpha.view(-1, 1, 1), []
     for some in x.split(block):
         f0 = functional_call(module, params0, (some,))
         f, slope = jvp(
-            lambda w, some=some: functional_call(module, w, (some,)), (found.anchor,), (found.step,)
+            lambda w, some=some: functional_call(module, w, (some,)), (anchor,), (step,)
         )
         parts.append(scale * (f - f0 + slope))
     return torch.cat(parts, 1)
@@ -119,25 +157,33 @@ def relinearise(
 
 
 def _rounds(module, params0, x, y, alpha, durations, rate, margin, gain) -> Iterator[Round]:
-    F, anchor, start = predictor(module, params0, alpha), params0, torch.zeros_like(alpha)
+    anchor, start = params0, torch.zeros_like(alpha)
     for index, duration in enumerate(durations):
         require(bool((duration > 0).all()), "the duration of a round must be positive")
-        J, output = jacobian(module, anchor, x), F(anchor, x)
-        kernel = J.gram().double()
-        lost = ~(kernel.flatten(1).isfinite().all(-1) & output.flatten(1).isfinite().all(-1))
-        kernel[lost] = 0
-        modes = spectrum(kernel)
+        model = TangentModel.at(module, params0, x, alpha, anchor)
         if gain is None:
-            stable = margin * 2 / modes.values.amax(-1).to(duration)
-            longest = stable if rate is None else torch.minimum(rate, stable)
-            steps = (duration / longest).ceil()
-            each = torch.where(steps.isinf(), longest, duration / steps)
-            chosen = descent(each.double(), steps.double())
+            steps, chosen = stable_descent(model, duration, rate, margin)
         else:
             steps, chosen = torch.zeros_like(duration), gain(duration.double())
-        c = respond(modes, output - y, chosen).to(J.value)
-        c[lost] = torch.nan
-        step = J.vjp(-c / alpha.view(-1, 1, 1))
-        found = Round(index, anchor, output, J, modes, start, duration, steps, c, step)
+        c = model.train(y, chosen)
+        found = Round(index, model, start, duration, steps, c, model.step(c))
         yield found
         anchor, start = found.params, start + duration
+
+
+def stable_descent(
+    model: TangentModel,
+    duration: Float[Tensor, " b"],
+    rate: Float[Tensor, " b"] | None = None,
+    margin: float = 0.5,
+) -> tuple[Float[Tensor, " b"], Gain]:
+    """The number of steps of gradient descent that a duration takes, and their gain.
+
+    Equal steps, the fewest that are no longer than `rate` and than the share `margin` of
+    2 / lambda_max, beyond which descent diverges.
+    """
+    stable = margin * 2 / model.largest.to(duration)
+    longest = stable if rate is None else torch.minimum(rate, stable)
+    steps = (duration / longest).ceil()
+    each = torch.where(steps.isinf(), longest, duration / steps)
+    return steps, descent(each.double(), steps.double())

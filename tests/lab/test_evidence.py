@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table, pick
 from tangents.lab.statistics import over_seeds, power
 
 
@@ -169,3 +169,10 @@ def test_p_values_are_those_of_students_test_at_the_nearer_end():
     logged = Estimate(*over_seeds(x), seeds=8).exp()
     assert Accept("", 1, INF).p_value(logged) == pytest.approx(want)
     assert math.isnan(Accept("", 1, 1).p_value(Estimate(1, 1, 1, 8, holds=True)))
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 2.5])
+def test_fields_are_picked_by_their_value_whatever_its_sign(value):
+    frame = pd.DataFrame({"damping": [-1.0, 0.0, 2.5], "value": 1.0})
+    assert pick(frame, damping=value)["damping"].tolist() == [value]
+    assert len(pick(frame, damping=(-2, 1))) == 2 and len(pick(frame, damping=(-INF, INF))) == 3

@@ -70,7 +70,7 @@ class Claim:
 
     def digest(self, setting: str) -> str:
         """Eight hex digits of what is claimed and how it is judged, but for helpers of its code."""
-        source = ast.dump(ast.parse(textwrap.dedent(inspect.getsource(self.check))))
+        source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(self.check))))
         said = [self.statement, self.kind, self.range, self.accepted(setting)]
         said += [self.settings[setting].words]
         text = json.dumps([*said, sorted(self.settings[setting].options.items()), source])

@@ -340,5 +340,5 @@ def pick(rows: pd.DataFrame, **fields: Any) -> pd.DataFrame:
         if isinstance(low, (str, bool)):
             rows = rows[rows[column] == low]
         else:
-            rows = rows[rows[column].between(low * (1 - 1e-9), high * (1 + 1e-9))]
+            rows = rows[rows[column].between(low - 1e-9 * abs(low), high + 1e-9 * abs(high))]
     return rows

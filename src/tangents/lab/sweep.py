@@ -94,6 +94,7 @@ def run_stack(
     way, each is charged 1/m of the time that passes, so the runs of a stack add up to its length.
     """
     commit()  # now, and remembered: the repository may move on while the stack runs
+    claims = digests(study.claims)
     with ExitStack() as locks:
 
         def claim(config: Any) -> bool:
@@ -112,7 +113,7 @@ def run_stack(
             share, last = share + (now - last) / len(waiting), now
             waiting.discard(index)
             config = todo[index]
-            origin = provenance(config, device, share, digests(study.claims))
+            origin = provenance(config, device, share, claims)
             store.put(study, config, rows, arrays, origin)
             yield config
         if waiting:
