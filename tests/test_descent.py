@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Generator
+from torch import Generator, nn
 from torch.func import functional_call, grad, jacrev
 
 from tangents import descent as module
@@ -251,3 +251,37 @@ def test_targets_that_do_not_fit_are_refused(y, message):
     params = models.initialise_stack(WIDE, [0])
     with pytest.raises(ValueError, match=f"^{message}"):
         Problem.start(WIDE, params, X, y, row(1), SQUARED)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([torch.arange(3)] * 2, "the batches end after 2: 4 are needed"),
+        ([torch.arange(0)] * 4, "a batch must be a vector of row numbers"),
+        ([torch.ones(N, dtype=torch.bool)] * 4, "a batch must be a vector of row numbers"),
+    ],
+)
+def test_batches_that_cannot_be_used_are_refused(batches, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        list(descent(module.gradient_descent(0.1), batches=batches, steps=3))
+
+
+def test_networks_of_torchs_own_layers_train_as_those_of_this_package():
+    ours = models.MLP(D, 8, 1, c=3, activation="tanh", bias=False)
+    theirs = nn.Sequential(nn.Linear(D, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
+    start = models.initialise_stack(ours, [0, 1])
+    scales = {"hidden.0.weight": D**-0.5, "readout.weight": 8**-0.5}
+    mine = {"0.weight": start["hidden.0.weight"] * scales["hidden.0.weight"],
+            "2.weight": start["readout.weight"] * scales["readout.weight"]}  # fmt: skip
+    rule, alpha = module.gauss_newton_descent(0.3, damping=0.1), row(1, 2)
+    *_, end = module.descend(theirs, mine, X, TARGETS, alpha, SQUARED, rule, steps=2)
+    for i in range(2):
+        one = {k: v[i : i + 1] for k, v in mine.items()}
+        given = theirs, one, X, TARGETS, alpha[i : i + 1], SQUARED, rule
+        *_, alone = module.descend(*given, steps=2)
+        close(end.output[i], alone.output[0], times=1e5)
+    first = next(module.descend(theirs, mine, X, TARGETS, alpha, SQUARED, rule, steps=1))
+    want = next(module.descend(ours, start, X, TARGETS, alpha, SQUARED, rule, steps=1))
+    close(first.loss, want.loss)
+    for name, scale in zip(("0.weight", "2.weight"), scales.items(), strict=True):
+        close(first.gradient[name] * scale[1], want.gradient[scale[0]])

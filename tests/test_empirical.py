@@ -1,5 +1,7 @@
 """The factored Jacobian and its kernel against dense automatic differentiation, on any module."""
 
+import gc
+import weakref
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -430,3 +432,55 @@ def test_a_module_that_is_pruned_after_its_first_kernel_wants_its_new_parameters
     prune.l1_unstructured(module.hidden[1], "weight", 0.5)
     with pytest.raises(ValueError, match=r"params hold 'hidden.1.weight'"):
         ntk(module, params, x)
+
+
+class Switched(nn.Module):
+    """A linear layer that is applied once more, depending on something that can change."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = models.Linear(4, 4)
+        self.options, self.calls = {"twice": False}, [1]
+        self.register_buffer("times", torch.zeros(()))
+
+    def forward(self, x):
+        x = torch.tanh(self.a(x))
+        twice = self.options["twice"] or self.calls[0] > 1 or bool(self.times > 0)
+        return torch.nn.functional.linear(x, self.a.weight[..., :, :]) if twice else x
+
+
+SWITCHES = {
+    "dictionary": lambda m: m.options.update(twice=True),
+    "list": lambda m: m.calls.append(m.calls.pop() + 1),
+    "buffer in place": lambda m: m.times.fill_(1),
+    "another buffer": lambda m: setattr(m, "times", torch.ones(())),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+def test_a_module_whose_settings_change_gets_a_new_route(switch):
+    module, x = Switched(), normal(3, 4)
+    params = models.initialise(module, 0)
+    ntk(module, params, x)
+    switch(module)
+    J = dense_jacobian(module, params, x)
+    close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def test_routes_keep_no_module_alive_and_stay_few():
+    class Counting(models.Linear):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    module = Counting(3, 2)
+    module.closure = module.forward
+    for _ in range(20):
+        ntk(module, models.initialise(module, 0), normal(2, 3))
+    assert len(route._ROUTES[module]) <= route.KEPT
+    watched = weakref.ref(module)
+    del module
+    gc.collect()
+    assert watched() is None

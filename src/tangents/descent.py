@@ -155,8 +155,8 @@ def descend(
 
     `params` (b, ...) at initialisation, output scales alpha; labels y in {-1, +1} with the name of
     a margin loss, or targets (n, c) with an `OutputLoss`. Each step takes the next of `batches`, as
-    `draws` or `epochs` give them; all examples without. Yields steps + 1 states, the first before
-    any update. Raises ValueError for unusable input.
+    `draws` or `epochs` give them; all examples without. Yields steps + 1 states, each with a batch,
+    the first before any update. Raises ValueError for unusable input.
     """
     problem = Problem.start(module, params, x, y, alpha, loss, rule.factored)
     require(steps >= 0, f"steps must be at least 0, got {steps}")
@@ -175,7 +175,11 @@ def updates(
     rows, part = torch.arange(len(problem.y), device=problem.y.device), problem
     for step in range(steps + 1):
         if coming is not None:
-            rows = next(coming).to(problem.y.device)
+            rows = next(coming, None)
+            require(rows is not None, f"the batches end after {step}: {steps + 1} are needed")
+            whole = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
+            require(whole, "a batch must be a vector of row numbers, and hold one at least")
+            rows = rows.to(problem.y.device)
             part = problem.batch(rows)
         here = part.at(params, rule.factored)
         yield Descent(step, params, rows, here.output, here.loss, here.gradient)

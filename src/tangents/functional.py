@@ -34,6 +34,20 @@ def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     return {name: value[index] for name, value in tensors.items()}
 
 
+def outputs(module: nn.Module, params: Params, x: Tensor) -> Float[Tensor, "b n *c"]:
+    """The outputs of a stack of b networks: in one pass where the module takes a stack as it is, as
+    those of `models` do; else network by network."""
+    b = len(next(iter(params.values())))
+    try:
+        found = torch.func.functional_call(module, params, (x,))
+        if found.dim() > 2 and found.shape[:2] == (b, len(x)):
+            return found
+    except (RuntimeError, ValueError, IndexError):  # torch's own layers know no stacks
+        pass
+    each = [torch.func.functional_call(module, select(params, i), (x,)) for i in range(b)]
+    return torch.stack(each)
+
+
 def stacked(module: nn.Module, params: Params) -> int:
     """Length of the stack that the parameters of `module` are, 0 for those of a single network.
 

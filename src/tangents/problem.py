@@ -9,11 +9,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian, blocks
-from tangents.functional import Params, hooked, require, select, stacked, where
+from tangents.functional import Params, hooked, outputs, require, select, stacked, where
 from tangents.losses import LOSSES, Loss, OutputLoss
 
 CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
@@ -145,8 +144,7 @@ class Problem:
         with torch.no_grad():
             layer = 0.0 if whole else _largest_layer(module, select(params, slice(1)), x)
             f0 = torch.cat([
-                functional_call(module, select(params, i), (x,))
-                for i in _parts(b, layer * len(x))
+                outputs(module, select(params, i), x) for i in _parts(b, layer * len(x))
             ])  # fmt: skip
         want, got = (b, len(x), *(ends or (1,))), tuple(f0.shape)
         require(got == want, f"outputs must have shape (b, n, c) = {want}, got {got}")
@@ -165,7 +163,7 @@ def _pass(module: nn.Module, params: Params, x: Tensor):
     """The outputs, and what takes signals u like them to the gradient of <u, f>."""
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with torch.enable_grad():
-        graph = functional_call(module, leaves, (x,))
+        graph = outputs(module, leaves, x)
 
     def pull(u: Tensor) -> Params:
         options = dict(allow_unused=True, materialize_grads=True)
@@ -183,7 +181,7 @@ def _largest_layer(module: nn.Module, params: Params, x: Tensor) -> float:
         for layer in module.modules()
     )
     with hooked(hooks):
-        functional_call(module, params, (x,))
+        outputs(module, params, x)
     return max(sizes) / len(x)
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, require, stacked
+from tangents.functional import Params, outputs, require, stacked
 from tangents.linearised import Gain, Spectrum, descent, respond, spectrum
 
 Durations = Iterable[Float[Tensor, " b"]]
@@ -98,7 +98,7 @@ def predictor(
     scale = alpha.view(-1, 1, 1)
 
     def F(params: Params, x: Tensor) -> Tensor:
-        f, f0 = (functional_call(module, w, (x,)) for w in (params, params0))
+        f, f0 = (outputs(module, w, x) for w in (params, params0))
         return scale * (f - f0)
 
     return F
@@ -120,10 +120,8 @@ def linear_predictions(
     """
     scale, parts = alpha.view(-1, 1, 1), []
     for some in x.split(block):
-        f0 = functional_call(module, params0, (some,))
-        f, slope = jvp(
-            lambda w, some=some: functional_call(module, w, (some,)), (anchor,), (step,)
-        )
+        f0 = outputs(module, params0, some)
+        f, slope = jvp(lambda w, some=some: outputs(module, w, some), (anchor,), (step,))
         parts.append(scale * (f - f0 + slope))
     return torch.cat(parts, 1)
 

@@ -176,3 +176,61 @@ def test_fields_are_picked_by_their_value_whatever_its_sign(value):
     frame = pd.DataFrame({"damping": [-1.0, 0.0, 2.5], "value": 1.0})
     assert pick(frame, damping=value)["damping"].tolist() == [value]
     assert len(pick(frame, damping=(-2, 1))) == 2 and len(pick(frame, damping=(-INF, INF))) == 3
+
+
+def test_a_straight_line_stays_one_where_cells_are_missing():
+    """Groups of other level that lack the widest, or one width in the middle."""
+    draw, bent = np.random.default_rng(6), 0
+    for _ in range(40):
+        rows = [
+            (s, w, kind, level * w**-0.5 * math.exp(draw.normal(0, 0.05)))
+            for s in range(6)
+            for kind, level in (("a", 1), ("b", 30))
+            for w in (2, 4, 8, 16, 32, 64)
+            if not (kind == "b" and w > 16) and not (s == 2 and w == 8)
+        ]  # fmt: skip
+        frame = pd.DataFrame(rows, columns=["seed", "width", "kind", "value"])
+        line = Runs(frame).exponent("width").line
+        assert line.slopes == pytest.approx([-0.5] * 5, abs=0.25)
+        bent += line.bent
+    assert bent <= 3
+
+
+def test_a_bend_is_seen_although_each_seed_lost_a_run():
+    frame = law(lambda w: math.exp(-0.5 * math.log(w / 2) ** 2 / math.log(8)), seeds=5).rows
+    lost = [(s, w) for s, w in zip(range(5), (2, 4, 8, 16, 2), strict=True)]
+    kept = [pair not in lost for pair in zip(frame["seed"], frame["width"], strict=True)]
+    assert Runs(frame[kept]).exponent("width").line.bent
+
+
+def test_draws_of_the_data_are_units_of_their_own():
+    rows = runs(seed=[0, 0, 1, 1], value=[1.0, 2.0, 3.0, 4.0], metric="x").assign(
+        data_seed=[0, 1, 0, 1]
+    )
+    found = Table(rows).every("x").mean()
+    assert found.seeds == 4 and found.value == 2.5
+    tied = rows.assign(data_seed=rows["seed"])
+    assert Table(tied).every("x").mean().seeds == 2
+
+
+def test_values_that_are_not_positive_are_said_to_be_left_out():
+    frame = pd.DataFrame({"seed": [0] * 3 + [1] * 3, "width": [2, 4, 8] * 2,
+                          "value": [0.0, 4, 8, 2, 4, 8]})  # fmt: skip
+    found = Runs(frame).exponent("width")
+    assert found.value == pytest.approx(1) and "1 values that are not positive" in found.note
+
+
+def test_an_estimate_that_is_not_there_contradicts_nothing():
+    nothing = Estimate(math.nan, math.nan, math.nan)
+    small = Estimate(0.1, 0.05, 0.15, 5)
+    assert Accept("", 0, 1).verdict(nothing.and_also(small, Accept("", 1, 2))) == "inconclusive"
+
+
+def test_the_p_value_is_that_of_the_verdict():
+    main, also = Estimate(0.5, 0.4, 0.6, 5), Estimate(3.0, 2.2, 3.8, 5)
+    accept, large = Accept("", 0, 1), Accept("", 2, INF)
+    both = accept.p_value(main.and_also(also, large))
+    assert both == max(accept.p_value(main), large.p_value(also))
+    against = accept.p_value(main.and_also(Estimate(1.0, 0.6, 1.4, 5), large))
+    assert against == large.p_value(Estimate(1.0, 0.6, 1.4, 5))
+    assert Accept("", 0, 0.5).p_value(main) == 1

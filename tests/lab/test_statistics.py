@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tangents.lab.statistics import crossing, holm, jackknife, over_seeds, power, powers
+from tangents.lab.statistics import crossing, holm, jackknife, over_seeds, power, powers, slope
 
 
 def test_interval_over_seeds_is_students():
@@ -55,3 +55,11 @@ def test_powers_recover_exponents():
 def test_holms_correction():
     want = [0.03, math.nan, 0.06, 0.06]
     assert holm([0.01, math.nan, 0.04, 0.03]) == pytest.approx(want, nan_ok=True)
+
+
+def test_what_one_value_does_not_determine_is_refused():
+    with pytest.raises(ValueError, match="need several values of each"):
+        powers([1.0, 2.0], a=[3.0, 3.0], b=[1.0, 2.0])
+    with pytest.raises(ValueError, match="two different x"):
+        slope([3.0, 3.0], [1.0, 2.0])
+    assert slope([1, 2, 3], [2, 4, 6]) == pytest.approx(2)

@@ -16,7 +16,7 @@ import pytest
 from tangents.lab import provenance as origin_of
 from tangents.lab.provenance import PROVENANCE, provenance
 from tangents.lab.store import ResultsError, Store, publish, published, results_root, runs_root
-from tangents.lab.study import ROW, Study, coerce, expand, fields, fingerprint
+from tangents.lab.study import ROW, Config, Study, coerce, expand, fields, fingerprint
 from tests.toy import STUDY, Toy, rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,18 @@ LONE = dataclasses.replace(STUDY, presets={"smoke": [{"width": 8, "seed": 3}]})
 def put(store, config=CONFIG, arrays=None, study=STUDY):
     arrays = {"field": np.full((2, 2), config.seed, np.float16)} if arrays is None else arrays
     return store.put(study, config, rows(config), arrays, provenance(config, "cpu", 1.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Older(Config):
+    """The toy before it had parts."""
+
+    width: int = 4
+    scaled_alpha: float = 1.0
+    seed: int = 0
+    kind: str = "plain"
+    slow: float = 0.0
+    flag: bool = False
 
 
 def leftovers(folder):
@@ -333,3 +345,27 @@ def test_an_installed_package_writes_to_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert runs_root().name == "runs" and not runs_root().is_relative_to(ROOT)
     assert results_root().parent == runs_root().parent
+
+
+def test_a_run_from_before_a_field_came_has_it_at_its_default(tmp_path, caplog):
+    store, older = Store(tmp_path), dataclasses.replace(STUDY, config=Older)
+    put(store, Older(width=8, seed=3), study=older)
+    put(store, Toy(width=8, seed=4))
+    run = store.get(STUDY, CONFIG)
+    assert run.config == dataclasses.asdict(CONFIG) and "part" in run.config
+    both = dataclasses.replace(STUDY, presets={"smoke": [{"width": 8, "seed": [3, 4]}]})
+    publish(both, "smoke", store, tmp_path)
+    assert (published("toy", "smoke", tmp_path)[0]["part"] == "all").all() and not caplog.text
+
+
+def test_a_run_that_was_stored_with_another_config_is_damaged(tmp_path, caplog):
+    store = Store(tmp_path)
+    path = store.path(STUDY, CONFIG)
+    put(store)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["run.json"] = members["run.json"].replace(b'"width": 8', b'"width": 9')
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert not store.has(STUDY, CONFIG) and "another config: width=9" in caplog.text

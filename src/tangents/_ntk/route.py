@@ -3,14 +3,13 @@
 Layers with a known structure contribute through factors of J (`_ntk.layers`), wherever their
 gradient proves to agree with automatic differentiation; all else comes from the latter.
 
-A route holds for the module as it is: its layers, their settings, modes, hooks and buffers, see
-`signature`. What no attribute of a layer shows, a global that its code reads, escapes it.
+A route holds for the module as it is, see `signature`. What no attribute of a layer shows escapes
+that: a global that its code reads, what an object that it holds changes of itself.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from types import BuiltinFunctionType, FunctionType
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -31,6 +30,8 @@ from tangents.factored import Factor, Jacobian, stack_jacobians
 from tangents.functional import Params, require, select, stack
 
 LONG = 4096  # entries of a row that fill the cache by themselves
+KEPT = 16  # routes of one module
+INTERNAL = vars(nn.Module()).keys() - {"training"}  # attributes of every module
 TRANSIENT = 2**25  # bytes of what is only needed on the way, where it can be had in parts
 
 _ROUTES: WeakKeyDictionary = WeakKeyDictionary()
@@ -76,6 +77,8 @@ class Route(NamedTuple):
             if b:
                 route = route._replace(stacks=_takes_stacks(module, one, two))
         if x.is_floating_point() or bool((two[0] != two[1]).any()):
+            while len(routes) >= KEPT:  # a module that changes at each call
+                routes.pop(next(iter(routes)))
             routes[key] = route  # of equal examples one cannot tell whether they are mixed
         return route
 
@@ -123,20 +126,29 @@ class Route(NamedTuple):
 
 def signature(module: nn.Module) -> tuple:
     """What of a module decides which way its Jacobian comes: equal before and after, if nothing of
-    it has changed. Its parameters' values are no part of it."""
+    it has changed: its layers and their types, settings, modes and hooks, their functions, and
+    buffers. Its parameters' values are no part of it. It keeps nothing of the module alive."""
     return tuple(
-        (name, type(layer), *layer._forward_hooks, None, *layer._forward_pre_hooks, None,
-         *layer._parameters, *((k, v is None) for k, v in layer._buffers.items()),
-         *((k, v) for k, v in vars(layer).items() if _plain(v)))
+        (name, id(layer), type(layer), *layer._forward_hooks, None, *layer._forward_pre_hooks, None,
+         *layer._parameters, *map(_setting, layer._buffers.values()), None,
+         *((k, _setting(v)) for k, v in vars(layer).items() if k not in INTERNAL))
         for name, layer in module.named_modules(remove_duplicate=False)
     )  # fmt: skip
 
 
-def _plain(value: object) -> bool:
-    """Whether an attribute is a setting, as a stride, a mode or an activation function is."""
-    if isinstance(value, tuple):
-        return all(map(_plain, value))
-    return isinstance(value, (bool, int, float, str, FunctionType, BuiltinFunctionType, type(None)))
+def _setting(value: object) -> object:
+    """What tells whether an attribute is still what it was: a number, word or collection of such by
+    its value, a buffer by its version, all else by its identity."""
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_setting, value))
+    if isinstance(value, dict):
+        return tuple((k, _setting(v)) for k, v in value.items())
+    if isinstance(value, Tensor):
+        return id(value), value._version
+    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    return id(getattr(value, "__func__", value)), code
 
 
 def _takes_stacks(module: nn.Module, params: Params, x: Tensor) -> bool:

@@ -63,8 +63,9 @@ class Claim:
 
     def covers(self, found: Estimate) -> bool:
         """Whether the runs lie within the range in which the paper makes its statement."""
+        spans = {name: found.span.get(name, ends) for name, ends in (self.range or {}).items()}
         return all(
-            low <= found.span[name][0] and found.span[name][1] <= high
+            low <= spans[name][0] and spans[name][1] <= high
             for name, (low, high) in (self.range or {}).items()
         )
 

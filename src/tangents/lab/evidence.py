@@ -102,6 +102,8 @@ class Accept(NamedTuple):
         of further conditions none may be open or fail.
         """
         verdicts = [self._alone(found), *(accept.verdict(other) for other, accept in found.also)]
+        if math.isnan(found.value):
+            return "inconclusive"
         if "contradicted" in verdicts:
             return "contradicted"
         return "supported" if set(verdicts) == {"supported"} else "inconclusive"
@@ -120,17 +122,28 @@ class Accept(NamedTuple):
         return "contradicted" if (below or above) and alike else "inconclusive"
 
     def p_value(self, found: Estimate) -> float:
-        """Two-sided p of the verdict: that the true value lies not on its side of the range's ends;
-        nan for a statement about every run and without an interval. 1 where no side is taken."""
-        low, high, value = self.low, self.high, found.value
-        ends = found.low, found.high
-        if found.holds is not None or found.seeds < 2 or not all(map(math.isfinite, ends)):
+        """Two-sided p of the verdict: that the true value lies not on its side of the range's ends.
+
+        The largest of all conditions where they are supported, the least of those that contradict;
+        1 for an open verdict, nan for a statement about every run and without an interval.
+        """
+        verdict = self.verdict(found)
+        if found.holds is not None:
             return math.nan
-        if found.log:
-            low = math.log(low) if low > 0 else -INF
-            high, value, *ends = map(math.log, (high, value, *ends))
+        if verdict == "inconclusive":
+            return 1.0
+        alone = replace(found, also=())
+        conditions = [(self, alone), *((accept, other) for other, accept in found.also)]
+        p = [a._p_alone(e) for a, e in conditions if a.verdict(e) == verdict]
+        return max(p) if verdict == "supported" else min(p)
+
+    def _p_alone(self, found: Estimate) -> float:
+        def scale(v: float) -> float:
+            return (math.log(v) if v > 0 else -INF) if found.log else v
+
+        low, high, value = map(scale, (self.low, self.high, found.value))
         half = stats.t.ppf(0.975, found.seeds - 1)
-        spread = max(ends[1] - ends[0], 1e-300) / (2 * half)
+        spread = max(scale(found.high) - scale(found.low), 1e-300) / (2 * half)
         distance = min(value - low, high - value)  # below zero outside
         return float(min(1.0, 2 * stats.t.sf(abs(distance) / spread, found.seeds - 1)))
 
@@ -142,7 +155,7 @@ class Table:
     """A study's rows, one a measurement, and its arrays by "<run_id>/<name>"."""
 
     def __init__(self, frame: pd.DataFrame, arrays: dict[str, np.ndarray] | None = None) -> None:
-        self.frame, self.arrays = frame, arrays or {}
+        self.frame, self.arrays = _by_unit(frame), arrays or {}
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], np.ndarray]:
@@ -186,6 +199,17 @@ class Table:
         if (key := f"{run_id}/{name}") not in self.arrays:
             raise LookupError(f"run {run_id} has no array {name!r}")
         return self.arrays[key].astype(float)
+
+
+def _by_unit(frame: pd.DataFrame) -> pd.DataFrame:
+    """With a number of its own for each pair of seed and draw of the data, in column `seed`, where
+    a seed comes with several draws: these are units, and no repetitions."""
+    if "data_seed" not in frame:
+        return frame
+    pairs = frame[["seed", "data_seed"]].drop_duplicates()
+    if not pairs["seed"].duplicated().any():
+        return frame
+    return frame.assign(seed=frame.groupby(["seed", "data_seed"]).ngroup())
 
 
 def _some(rows: pd.DataFrame, message: str, part: str | None) -> None:
@@ -293,24 +317,36 @@ class Runs:
         With the line that it is the slope of, where there are three values of x or more.
         """
         found, line = self.over(self.slopes(x, *fixed)), self._line(x, *fixed)
-        return replace(found, line=line).noting(str(line) if line and line.bent else "")
+        lost = int((self.rows["value"] <= 0).sum())
+        return replace(found, line=line).noting(
+            str(line) if line and line.bent else "",
+            f"{lost} values that are not positive are left out" if lost else "",
+        )
 
     def _line(self, x: str, *fixed: str) -> Line | None:
+        """Local slopes, from each x to the next of all, and the quadratic term of each seed, fitted
+        with an intercept for each group: a group may lack some x."""
         rows, others = self._fitted(x, *fixed)
-        rows = rows.assign(u=np.log(rows[x].astype(float)), v=np.log(rows["value"]))
-        table = rows.pivot_table(index=["seed", *others], columns="u", values="v")
-        if table.shape[1] < 3:
+        u, v = np.log(rows[x].to_numpy(float)), np.log(rows["value"].to_numpy(float))
+        grid = np.unique(u)
+        if len(grid) < 3:
             return None
-        u = table.columns.to_numpy()
-        slopes = (table.diff(axis=1).iloc[:, 1:] / np.diff(u)).mean()
-        mean = table.sub(table.mean(axis=1), axis=0).groupby("seed").mean().dropna()
-        bends = [np.polyfit(u - u.mean(), v, 2)[0] for v in mean.to_numpy()]
-        p = stats.ttest_1samp(bends, 0).pvalue if len(bends) > 1 and np.ptp(bends) > 0 else 1.0
-        return Line(tuple(map(float, slopes)), float(p))
+        table = pd.DataFrame({"u": u, "v": v, "w": u * u}).assign(seed=rows["seed"].to_numpy())
+        group = rows[["seed", *others]].groupby(["seed", *others], dropna=False).ngroup()
+        table = table.assign(group=group.to_numpy()).sort_values(["group", "u"])
+        step = table.groupby("group")[["u", "v"]].diff().assign(seed=table["seed"])
+        step["place"] = np.searchsorted(grid, table["u"])
+        apart = np.append(np.nan, np.diff(grid))[step["place"]]
+        step = step[np.isclose(step["u"], apart)]  # of neighbours alone
+        local = (step["v"] / step["u"]).groupby([step["place"], step["seed"]]).mean()
+        bends = [bend for _, rows in table.groupby("seed") if (bend := _bend(rows)) is not None]
+        varied = len(bends) > 1 and np.ptp(bends) > 0
+        p = float(stats.ttest_1samp(bends, 0).pvalue) if varied else 1.0
+        return Line(tuple(map(float, local.groupby("place").mean())), p)
 
     def _fitted(self, x: str, *fixed: str) -> tuple[pd.DataFrame, list[str]]:
         """The rows that have a value, and which other fields vary among them."""
-        rows = self.rows.dropna(subset=["value"])
+        rows = self.rows[self.rows["value"] > 0]
         others = fixed or [c for c in rows.columns if c not in RESERVED | {"seed", x}]
         return rows, [c for c in others if rows[c].nunique(dropna=False) > 1]
 
@@ -331,6 +367,14 @@ class Runs:
             slope = np.where(spread > 1e-12, np.bincount(group, u * v) / spread, np.nan)
         first = keys["seed"].to_numpy()[np.unique(group, return_index=True)[1]]
         return pd.Series(slope).groupby(first).mean().dropna()
+
+
+def _bend(rows: pd.DataFrame) -> float | None:
+    """The quadratic term of v in u, least squares with an intercept for each group."""
+    centred = rows[["u", "w", "v"]] - rows.groupby("group")[["u", "w", "v"]].transform("mean")
+    design = centred[["u", "w"]].to_numpy()
+    found, _, rank, _ = np.linalg.lstsq(design, centred["v"].to_numpy(), rcond=None)
+    return float(found[1]) if rank == 2 else None
 
 
 def pick(rows: pd.DataFrame, **fields: Any) -> pd.DataFrame:

@@ -41,9 +41,17 @@ def judged(study: Study, table: Table) -> list[dict[str, Any]]:
 
 
 def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
-    found, failed = _estimated(claim, setting, table)
-    accept = claim.accepted(setting)
-    verdict = accept.verdict(found)
+    accept, failed = claim.accepted(setting), False
+    try:
+        found = claim.estimate(setting, table)
+        if not isinstance(found, Estimate):
+            raise TypeError(f"the claim returned {type(found).__name__}, not an Estimate")
+        verdict, p = accept.verdict(found), accept.p_value(found)
+    except Exception as error:  # a claim is judged even where its code breaks
+        kind = "" if type(error) is LookupError else f"{type(error).__name__}: "
+        note = " ".join(f"{kind}{error}".split())
+        found, failed = Estimate(math.nan, math.nan, math.nan, note=note), True
+        verdict, p = "inconclusive", math.nan
     if verdict == "contradicted" and not claim.covers(found):
         verdict = "outside"
     return {
@@ -52,22 +60,9 @@ def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
         "setting": claim.settings[setting].words,
         "estimate": float(found.value), "low": float(found.low), "high": float(found.high),
         "expected": accept.words, "accepted": (float(accept.low), float(accept.high)),
-        "verdict": verdict, "p": accept.p_value(found), "seeds": int(found.seeds),
-        "n_runs": int(found.runs),
+        "verdict": verdict, "p": p, "seeds": int(found.seeds), "n_runs": int(found.runs),
         "registered": registered(claim, setting, table), "note": found.note, "failed": failed,
     }  # fmt: skip
-
-
-def _estimated(claim: Claim, setting: str, table: Table) -> tuple[Estimate, bool]:
-    try:
-        found = claim.estimate(setting, table)
-        if not isinstance(found, Estimate):
-            raise TypeError(f"the claim returned {type(found).__name__}, not an Estimate")
-        return found, False
-    except Exception as error:  # a claim is judged even where its code breaks
-        kind = "" if type(error) is LookupError else f"{type(error).__name__}: "
-        note = " ".join(f"{kind}{error}".split())
-        return Estimate(math.nan, math.nan, math.nan, note=note), True
 
 
 def plain(value: Any) -> Any:

@@ -37,10 +37,22 @@ def power(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def powers(y: Sequence[float], **x: Sequence[float]) -> dict[str, float]:
-    """The exponents of y ~ product of x_k^a_k: least squares of log y on all log x_k."""
+    """The exponents of y ~ product of x_k^a_k: least squares of log y on all log x_k.
+
+    Raises ValueError where they are not determined, as for a single value of an x.
+    """
     design = np.stack([np.ones(len(y)), *(np.log(np.asarray(v, float)) for v in x.values())], 1)
-    _, *found = np.linalg.lstsq(design, np.log(np.asarray(y, float)), rcond=None)[0]
+    (_, *found), _, rank, _ = np.linalg.lstsq(design, np.log(np.asarray(y, float)), rcond=None)
+    if rank < design.shape[1]:
+        raise ValueError(f"exponents in {', '.join(x)} need several values of each")
     return dict(zip(x, map(float, found), strict=True))
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Least squares of y on x. Raises ValueError below two x."""
+    if len(set(x)) < 2:
+        raise ValueError("a slope needs at least two different x")
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:

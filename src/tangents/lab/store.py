@@ -109,7 +109,7 @@ class Store:
         """The run, or None where it is missing or damaged; damage is reported once, on one line."""
         path = self.path(study, config)
         try:
-            return self._read(path)
+            return self._of(study, config, self._read(path))
         except FileNotFoundError:
             return None
         except (PermissionError, NotADirectoryError) as error:
@@ -120,6 +120,15 @@ class Store:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 log.warning("damaged run file %s (%s): treated as missing", path, reason)
             return None
+
+    def _of(self, study: Study, config: Any, run: Run) -> Run:
+        """The run with all fields of its config, those that came after it too; ValueError where it
+        was stored with others."""
+        values = as_values(study, config)
+        wrong = [k for k, v in run.config.items() if k not in values or values[k] != v]
+        if wrong:
+            raise ValueError(f"holds a run of another config: {wrong[0]}={run.config[wrong[0]]!r}")
+        return dataclasses.replace(run, config=values)
 
     def _read(self, path: Path) -> Run:
         with zipfile.ZipFile(path) as archive:
@@ -170,7 +179,7 @@ class Store:
         folder = self.root / study.name
         dead = time.time() - STALE_SECONDS
         for path in [*folder.glob(".tmp-*"), *folder.glob("*.lock")]:
-            with contextlib.suppress(FileNotFoundError):  # its owner was faster
+            with contextlib.suppress(OSError):  # its owner was faster, or the store is read-only
                 stored = path.with_suffix(".npz").exists()
                 if stored if path.suffix == ".lock" else path.stat().st_mtime < dead:
                     path.unlink()

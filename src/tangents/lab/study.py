@@ -7,14 +7,17 @@ field accepts stands in its annotation, what it means in the comment behind it.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import inspect
+import io
 import itertools
 import json
 import math
-import re
+import textwrap
+import tokenize
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -102,7 +105,7 @@ def fields(config: type) -> dict[str, Field]:
     """The fields of a config's class: int, float, str or bool, a Literal of words, or Annotated
     with a `Rule` or LATER; ConfigError for another."""
     hints = typing.get_type_hints(config, include_extras=True)
-    comments = _comments(config)
+    comments = {k: v for each in reversed(config.__mro__) for k, v in _comments(each).items()}
     return {
         f.name: _field(f.name, hints[f.name], f.default, comments.get(f.name, ""))
         for f in dataclasses.fields(config)
@@ -123,12 +126,15 @@ def _field(name: str, hint: Any, default: Any, meaning: str) -> Field:
 
 
 def _comments(config: type) -> dict[str, str]:
-    """The comments behind the fields in the class's source, as far as it is to be had."""
+    """The comments behind the fields in the class's own source, as far as it is to be had."""
     try:
-        source = inspect.getsource(config)
+        source = textwrap.dedent(inspect.getsource(config))
     except (OSError, TypeError):
         return {}
-    return dict(re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    named = [node for node in ast.parse(source).body[0].body if isinstance(node, ast.AnnAssign)]
+    return {n.target.id: comments[n.end_lineno] for n in named if n.end_lineno in comments}
 
 
 def _integer(value: Any) -> int:
@@ -258,6 +264,8 @@ def expand(
         axes = {name: _values(entry) for name, entry in {**grid, **(overrides or {})}.items()}
         for point in itertools.product(*axes.values()):
             configs.setdefault(coerce(study.config, dict(zip(axes, point, strict=True))))
+        if empty := [name for name, values in axes.items() if not values]:
+            raise ConfigError(f"field {empty[0]!r}: no value is given")
     found = list(configs)
     for name, value in only:
         wanted = read(study.config, name, value)

@@ -13,6 +13,7 @@ from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from tangents import studies
@@ -79,20 +80,32 @@ def load(name: str, preset: str = "book", fields: str | Mapping = "") -> Chapter
     """
     study = studies.find(name)
     replaced = parse_fields(fields) if isinstance(fields, str) else dict(fields)
-    configs = expand(study, preset, replaced)
+    configs = {fingerprint(study, c): c for c in expand(study, preset, replaced)}
     figures = import_module(f"{studies.path(name)}.figures")
-    wanted = [fingerprint(study, config) for config in configs]
-    if store.is_published(study.name, preset):
-        frame, arrays = store.published(study.name, preset)
-        if set(wanted) <= set(frame["run_id"].unique()):
-            frame = frame[frame["run_id"].isin(wanted)] if replaced else frame
-            return Chapter(study, preset, Table(frame, arrays), figures)
-    runs = store.Store(store.runs_root())
-    new = sweep(study, configs, runs)
-    found = [runs.get(study, config) for config in configs]
-    own = f"{len(configs)} runs of your own, {new} of them new, in {runs.root}"
-    print(f"{own}; the text is about the book's.")
-    return Chapter(study, preset, Table(*store.collected(found)), figures, own)
+    frame, arrays = _published(study.name, preset)
+    known = set() if frame is None else set(frame["run_id"].unique())
+    if configs.keys() <= known:
+        frame = frame[frame["run_id"].isin([*configs])] if replaced else frame
+        return Chapter(study, preset, Table(frame, arrays), figures)
+    runs, others = store.Store(store.runs_root()), [c for i, c in configs.items() if i not in known]
+    new = sweep(study, others, runs)
+    own, held = store.collected([runs.get(study, config) for config in others])
+    if configs.keys() & known:
+        own = pd.concat([frame[frame["run_id"].isin([*configs])], own], ignore_index=True)
+    said = f"{len(others)} runs of your own, {new} of them new, in {runs.root}"
+    print(f"{said}; the text is about the book's.")
+    return Chapter(study, preset, Table(own, {**arrays, **held}), figures, said)
+
+
+def _published(name: str, preset: str) -> tuple[pd.DataFrame | None, dict]:
+    """The published rows of a preset, None where there are none that can be read."""
+    if not store.is_published(name, preset):
+        return None, {}
+    try:
+        return store.published(name, preset)
+    except store.ResultsError as error:
+        print(f"Not read: {error}")
+        return None, {}
 
 
 def parse_fields(text: str) -> dict[str, list[str]]:
@@ -100,10 +113,10 @@ def parse_fields(text: str) -> dict[str, list[str]]:
 
     Raises ConfigError for words of another form.
     """
-    found = {}
+    found: dict[str, list[str]] = {}
     for word in text.split():
         name, equals, values = word.partition("=")
         if not (name and equals and values):
             raise ConfigError(f"fields: expected NAME=VALUE[,VALUE...], got {word!r}")
-        found[name] = values.split(",")
+        found.setdefault(name, []).extend(values.split(","))
     return found

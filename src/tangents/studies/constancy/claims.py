@@ -93,6 +93,8 @@ def in_distance(t: Table, direction: str, **where: Any) -> Estimate:
 
 def every(runs: Runs, holds: pd.Series, note: str) -> Estimate:
     """Of a statement about every run: the share for which it holds; one counterexample refutes."""
+    if not len(runs):
+        raise LookupError("no run that the statement is about")
     found = runs.map(holds.astype(float)).mean()
     return replace(found.noting(note), holds=bool(holds.all()))
 
@@ -106,7 +108,7 @@ def plane(t: Table, positive: bool) -> Runs:
 
 
 @claim(
-    "liu-1", PAPER, "linear output layer", FALLS,
+    "liu-1", PAPER, "linear output layer; appendix, other architectures", FALLS,
     over={
         "liu-1a": Setting(ONE_LAYER, dict(part="head", **SHALLOW)),
         "liu-1b": Setting(THREE_LAYERS, dict(part="head", **DEEP)),
@@ -170,7 +172,7 @@ def gradient_stays(t: Table, part: str) -> Estimate:
 
 
 @claim(
-    "liu-3", PAPER, "numerical section", VANISHES,
+    "liu-3", PAPER, "numerical section; appendix, other architectures", VANISHES,
     over={
         "liu-3a": Setting(ONE_LAYER, dict(part="head", **SHALLOW)),
         "liu-3b": Setting(THREE_LAYERS, dict(part="head", **DEEP)),
@@ -215,7 +217,7 @@ def hessian_stays(t: Table, **where: Any) -> Estimate:
 
 
 @claim(
-    "liu-4-kernel", PAPER, "numerical section", STAYS,
+    "liu-4-kernel", PAPER, "numerical section; non-linear output", STAYS,
     over={
         "liu-4c": Setting("tanh head, one hidden layer", dict(part="head", **TANH, **SHALLOW)),
         "liu-4d": Setting("tanh head, three hidden layers", dict(part="head", **TANH, **DEEP)),
@@ -324,7 +326,8 @@ def stays_positive(t: Table) -> Estimate:
 @claim("liu-7c", PAPER, "optimisation", Accept(r"$\geq 1$", 0.9, INF))
 def pl_known(t: Table) -> Estimate:
     r"""Wide network, linear head: $|\nabla \mathcal{L}|^2 / 2\mathcal{L}$ never falls below the
-    smallest eigenvalue of $K_0 / n$, known before training (least ratio, to a tenth)."""
+    smallest eigenvalue of $K_0 / n$, known before training (least ratio, to a tenth); nor does its
+    least value exceed the largest one."""
     ratios = t.every("pl_ratio", "head").where(**LINEAR, **SHALLOW).largest()
     least, most = (
         (ratios / t.starts(f"eigenvalue_{end}", "head")).by_seed(lambda rows: rows["value"].min())

@@ -40,6 +40,8 @@ class Constancy(Config):
         super().__post_init__()
         if self.network == "conv" and self.dataset == "sphere":
             raise ValueError("network 'conv' takes images, which dataset 'sphere' has not")
+        if self.network == "conv" and self.dataset == "digits":
+            raise ValueError("the images of digits, 8 x 8, are too small for network='conv'")
         if self.bottleneck and self.network != "mlp":
             raise ValueError(f"a bottleneck needs network 'mlp', got {self.network!r}")
         if self.alpha != 1 and not self.centred:

@@ -12,9 +12,10 @@ import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
 from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
-from tangents.lab.statistics import crossing, jackknife, over_seeds, power, powers
+from tangents.lab.statistics import crossing, jackknife, over_seeds, power, powers, slope
 
 V1, V2, HERE = "geiger2019", "geiger2020", "this book"
+NARROW = 100  # units up to which the journal version sees no reversal
 WIDE = 1000  # units at which the order of the regimes on Fashion-MNIST may be judged
 BORDER = 0.3  # relative change of the kernel at the border between the regimes
 FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two regimes
@@ -60,9 +61,11 @@ def gaps(t: Table, part: str = "phase", feature: float = FEATURE) -> pd.DataFram
 
 
 def gap(t: Table, place: str, part: str = "phase", feature: float = FEATURE) -> Estimate:
-    """That gap at the "max" or the "min" of the widths."""
+    """That gap at the "max" of the widths, or at the "min" of those up to `NARROW`."""
     table = gaps(t, part, feature)
     h = getattr(table.columns, place)()
+    if place == "min" and h > NARROW:
+        raise LookupError(f"no network of at most {NARROW} units in part {part!r}")
     runs = t.ends("error", part).where(width=h)
     found = runs.estimate(over_seeds(table[h]), len(table), 2 * len(table))
     return found.noting(f"lazy minus feature in points, width {h}")
@@ -74,6 +77,8 @@ def outputs(t: Table, scaled: float) -> dict[int, np.ndarray]:
     rows = rows.sort_values(["width", "seed"])
     if rows.empty:
         raise LookupError(f"no converged run at sqrt(h) alpha = {scaled:g} in part 'phase'")
+    if "data_seed" in rows and rows["data_seed"].nunique() > 1:
+        raise LookupError("outputs on the test examples of several draws cannot be compared")
     return {
         h: np.stack([t.array(r, "test_output") for r in g["run_id"]])
         for h, g in rows.groupby("width")
@@ -216,7 +221,7 @@ def gap_at_largest(t: Table) -> Estimate:
 def gap_shrinks(t: Table) -> Estimate:
     """That gap shrinks as the network widens."""
     table = gaps(t)
-    slopes = [np.polyfit(np.log2(table.columns), row, 1)[0] for row in table.to_numpy()]
+    slopes = [slope(np.log2(table.columns), row) for row in table.to_numpy()]
     found = t.ends("error", "phase").estimate(over_seeds(slopes), len(table), 2 * table.size)
     return found.noting("points per doubling of the width")
 
