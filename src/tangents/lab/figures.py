@@ -5,7 +5,7 @@ are none the functions here raise LookupError, so that none is drawn empty.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -153,3 +153,49 @@ def decade(value: float) -> str:
 def plus_minus(found: Estimate) -> str:
     """An estimate with the half of its interval, as text."""
     return f"{found.value:.2f} ± {(found.high - found.low) / 2:.2f}".replace("-", "−")
+
+
+def forest(entries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Estimates with their intervals, a row a verdict of `ledger`, each on a scale of its own.
+
+    Shaded is the accepted range: between -1 and 1 where it has two ends, right of 0 where it has
+    one, in units of the distance to it or of the interval, whichever is longer.
+    """
+    rows = [e for e in entries if math.isfinite(e["low"]) and math.isfinite(e["high"])]
+    if not rows:
+        raise LookupError("no estimate with an interval")
+    with matplotlib.rc_context(STYLE):
+        fig = Figure(figsize=(8.0, 0.34 * len(rows) + 1.0), layout="constrained")
+        ax = fig.subplots()
+    for y, entry in enumerate(rows):
+        to, (low, high) = _scaled(entry)
+        ax.plot([max(low, -2.4), min(high, 2.4)], [y, y], color=PALETTE[2], alpha=0.22, lw=11,
+                solid_capstyle="butt")  # fmt: skip
+        value, *ends = np.clip([to(entry[name]) for name in ("estimate", "low", "high")], -2.4, 2.4)
+        ends.sort()
+        colour = VERDICT_COLOURS[entry["verdict"]]
+        ax.plot(ends, [y, y], color=colour, lw=1.8)
+        ax.plot(value, y, "o", color=colour, ms=5)
+        number = f"{entry['estimate']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
+        ax.annotate(number.replace("-", "−"), (2.55, y), va="center", fontsize=8.5)
+    ax.set_yticks(range(len(rows)), [entry["id"] for entry in rows], fontsize=9)
+    ax.set(xlim=(-2.5, 4.4), ylim=(len(rows) - 0.4, -0.6), xticks=[])
+    ax.grid(visible=False)
+    return fig
+
+
+VERDICT_COLOURS = {
+    "supported": PALETTE[2], "contradicted": PALETTE[3], "inconclusive": "0.45",
+    "outside": PALETTE[0],
+}  # fmt: skip
+
+
+def _scaled(entry: Mapping[str, Any]) -> tuple[Callable[[float], float], tuple[float, float]]:
+    """What takes a row's values to its scale, and the accepted range there."""
+    low, high = entry["accepted"]
+    if math.isfinite(low) and math.isfinite(high):
+        middle, half = (low + high) / 2, max((high - low) / 2, 1e-300)
+        return lambda v: (v - middle) / half, (-1.0, 1.0)
+    end, sign = (low, 1.0) if math.isfinite(low) else (high, -1.0)
+    unit = max(abs(entry["estimate"] - end), entry["high"] - entry["low"], 1e-300)
+    return lambda v: sign * (v - end) / unit, (0.0, math.inf)

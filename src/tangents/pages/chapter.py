@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from tangents import studies
 from tangents.lab import store
 from tangents.lab.evidence import Table
+from tangents.lab.figures import forest
 from tangents.lab.ledger import judged
 from tangents.lab.study import ConfigError, Study, expand, fingerprint, unknown
 from tangents.lab.sweep import sweep
@@ -50,6 +51,12 @@ class Chapter:
             reason = " ".join(str(error).split()) or type(error).__name__
             print(f"Figure {name!r} is not drawn: these runs lack what it shows ({reason}).")
             return None
+
+    def forest(self) -> Figure | None:
+        """All findings at a glance; None for runs of `smoke`, which judge nothing."""
+        entries = [entry for claim in self._entries.values() for entry in claim]
+        findings = [entry for entry in entries if entry["kind"] == "finding"]
+        return None if self.preset == "smoke" else forest(findings)
 
     def ended(self, metric: str = "converged") -> tuple[int, int]:
         """How many runs have ended, and how many of them did not converge."""

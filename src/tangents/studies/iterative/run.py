@@ -105,6 +105,12 @@ class Record:
         """F on the test examples, block by block."""
         return torch.cat([self.F(params, x) for x in self.data.x_test.split(1000)], 1)[0]
 
+    @torch.no_grad()
+    def sound(self, params: Params) -> bool:
+        """Whether weights and outputs are finite."""
+        values = [*params.values(), self.F(params, self.data.x)]
+        return all(bool(v.isfinite().all()) for v in values)
+
     def errors(self, step: int, time: float, output: Tensor, name: str) -> None:
         """Errors on the test examples, and on those that stop training early."""
         y, k = self.data.y_test, self.valid
@@ -163,10 +169,9 @@ class Record:
 
     def finish(self, step: int, time: float, params: Params, eigenvalue0: float) -> list[dict]:
         """Rows, with those of the end."""
-        finite = all(bool(v.isfinite().all()) for v in params.values())
-        if finite:
+        if self.sound(params):
             self.anchor(step, time, params)
-        self.row(step, time, "train", converged=float(finite), eigenvalue_start=eigenvalue0)
+        self.row(step, time, "train", converged=self.sound(params), eigenvalue_start=eigenvalue0)
         return self.rows
 
 
@@ -187,6 +192,8 @@ def rounds(c: Iterative, record: Record, longest: Tensor) -> tuple[int, float, P
             record.anchor(found.index, time, found.model.anchor)
         time += found.duration.item()
         record.round(found)
+        if not record.sound(found.params):
+            break
     return found.index + 1, time, found.params
 
 
