@@ -215,9 +215,9 @@ def test_draws_of_the_data_are_units_of_their_own():
 
 def test_values_that_are_not_positive_are_said_to_be_left_out():
     frame = pd.DataFrame({"seed": [0] * 3 + [1] * 3, "width": [2, 4, 8] * 2,
-                          "value": [0.0, 4, 8, 2, 4, 8]})  # fmt: skip
+                          "value": [0.0, 4, 8, 2, 4, INF]})  # fmt: skip
     found = Runs(frame).exponent("width")
-    assert found.value == pytest.approx(1) and "1 values that are not positive" in found.note
+    assert found.value == pytest.approx(1) and "2 values that are not positive" in found.note
 
 
 def test_an_estimate_that_is_not_there_contradicts_nothing():

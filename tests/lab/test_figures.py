@@ -85,3 +85,24 @@ def test_numbers_as_text():
     assert figures.decade(0.01) == "10^{-2}" and figures.decade(1e4) == "10^{4}"
     assert figures.plus_minus(Estimate(-0.5, -0.6, -0.38)) == "−0.50 ± 0.11"
     assert figures.plus_minus(Estimate(1, math.nan, math.nan)) == "1.00 ± nan"
+
+
+def verdict(**change):
+    base = dict(id="a", estimate=1.0, low=0.5, high=1.5, accepted=(0.0, 2.0), verdict="supported")
+    return base | change
+
+
+def test_a_forest_shows_each_interval_against_its_accepted_range():
+    rows = [
+        verdict(),
+        verdict(id="b", accepted=(-math.inf, 0.0), verdict="contradicted"),
+        verdict(id="c", accepted=(0.0, math.inf)),
+        verdict(id="d", low=math.nan),
+    ]
+    (ax,) = figures.forest(rows).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+    intervals = [line.get_xdata() for line in ax.lines[1::3]]
+    assert intervals[0] == pytest.approx([-0.5, 0.5])  # half of the accepted range about its middle
+    assert max(intervals[1]) < 0 < min(intervals[2])  # right of zero is accepted
+    with pytest.raises(LookupError, match="no estimate with an interval"):
+        figures.forest([verdict(high=math.nan)])

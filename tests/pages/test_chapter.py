@@ -66,6 +66,17 @@ def test_runs_of_ones_own_are_judged_and_marked_but_smoke_is_not(toys, capsys, m
         smoke.verdicts("toy-decay")
 
 
+def test_estimates_become_texts_of_the_page_and_a_forest(toys, monkeypatch):
+    glued = {}
+    monkeypatch.setattr("myst_nb.glue", lambda name, text, display: glued.update({name: text}))
+    own = load("toy", "book", "slow=0 width=4")
+    own.glue()
+    assert glued["toy-decays"] == "0.092" and glued["toy-broken"] == "nan"
+    with pytest.raises(LookupError, match="no estimate with an interval"):
+        own.forest()
+    assert load("toy", "smoke").forest() is None
+
+
 def test_a_figure_that_the_runs_lack_says_so_in_one_line(toys, capsys):
     found = load("toy", "smoke")
     capsys.readouterr()

@@ -12,9 +12,13 @@ from tangents.lab.evidence import Table
 from tangents.lab.ledger import entry
 from tangents.lab.store import is_published, published
 
+# Columns of one quantity, which are compared with one another, are turned together.
+TOGETHER = [{"error", "error_linear", "error_validation", "error_linear_validation"}]
 NO_DIRECTION = "an exponent of zero: the reciprocal is as flat"
 NEAR_ONE = "a ratio near one: its reciprocal is as near"
 UPPER_BOUND = "a bound on growth: turned at one end of the distances, growth is less throughout"
+FALLING = "errors fall with n, so that the difference of their reciprocals grows, downwards"
+AT_THE_START = "the least reciprocal is that of the start, where nothing is learnt yet"
 ONLY_PICKS = "asked for to know which runs fitted; what is judged is the frozen kernels' error"
 EXCEPTIONS = {
     ("liu-2a", "gradient"): NO_DIRECTION,
@@ -29,6 +33,12 @@ EXCEPTIONS = {
     ("liu-8a", "linear_error_top_0.25"): UPPER_BOUND,
     ("liu-8e", "linear_error_top_0.25"): UPPER_BOUND,
     ("liu-8e", "linear_error_top_8"): UPPER_BOUND,
+    ("beyond-gap-size", "error_linear"): FALLING,
+    **{
+        (f"goldwaser-2-stopped-{part}", metric): AT_THE_START
+        for part in ("classes", "parity")
+        for metric in TOGETHER[0]
+    },
     ("geiger-13b", "error"): ONLY_PICKS,
     ("geiger-13b", "frozen_converged"): ONLY_PICKS,
 }
@@ -60,9 +70,10 @@ def upside_down(table, metric):
                    for k, v in table.arrays.items()}
         return Table(table.frame, changed)
     values = table.frame["value"].copy()
-    rows = table.frame["metric"] == metric
-    old = values[rows]
-    values[rows] = 1 / old if (old.dropna() > 0).all() else -old
+    for name in next((group for group in TOGETHER if metric in group), {metric}):
+        rows = table.frame["metric"] == name
+        old = values[rows]
+        values[rows] = 1 / old if (old.dropna() > 0).all() else -old
     return Table(table.frame.assign(value=values), table.arrays)
 
 

@@ -317,10 +317,10 @@ class Runs:
         With the line that it is the slope of, where there are three values of x or more.
         """
         found, line = self.over(self.slopes(x, *fixed)), self._line(x, *fixed)
-        lost = int((self.rows["value"] <= 0).sum())
+        lost = int((~_usable(self.rows["value"].dropna())).sum())
         return replace(found, line=line).noting(
             str(line) if line and line.bent else "",
-            f"{lost} values that are not positive are left out" if lost else "",
+            f"{lost} values that are not positive and finite are left out" if lost else "",
         )
 
     def _line(self, x: str, *fixed: str) -> Line | None:
@@ -346,7 +346,7 @@ class Runs:
 
     def _fitted(self, x: str, *fixed: str) -> tuple[pd.DataFrame, list[str]]:
         """The rows that have a value, and which other fields vary among them."""
-        rows = self.rows[self.rows["value"] > 0]
+        rows = self.rows[_usable(self.rows["value"])]
         others = fixed or [c for c in rows.columns if c not in RESERVED | {"seed", x}]
         return rows, [c for c in others if rows[c].nunique(dropna=False) > 1]
 
@@ -367,6 +367,11 @@ class Runs:
             slope = np.where(spread > 1e-12, np.bincount(group, u * v) / spread, np.nan)
         first = keys["seed"].to_numpy()[np.unique(group, return_index=True)[1]]
         return pd.Series(slope).groupby(first).mean().dropna()
+
+
+def _usable(values: pd.Series) -> pd.Series:
+    """Those that have a logarithm."""
+    return values.between(0, INF, inclusive="neither")
 
 
 def _bend(rows: pd.DataFrame) -> float | None:

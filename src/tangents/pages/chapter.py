@@ -7,6 +7,7 @@ chapter.verdicts("geiger-1a", "geiger-5")
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +58,15 @@ class Chapter:
         entries = [entry for claim in self._entries.values() for entry in claim]
         findings = [entry for entry in entries if entry["kind"] == "finding"]
         return None if self.preset == "smoke" else forest(findings)
+
+    def glue(self) -> None:
+        """Makes each estimate, with half of its interval, a text of its id for the page's prose."""
+        from myst_nb import glue
+
+        for entry in (entry for claim in self._entries.values() for entry in claim):
+            value, half = entry["estimate"], (entry["high"] - entry["low"]) / 2
+            text = f"{value:.2g} ± {half:.1g}" if math.isfinite(half) else f"{value:.2g}"
+            glue(entry["id"], text.replace("-", "−"), display=False)
 
     def ended(self, metric: str = "converged") -> tuple[int, int]:
         """How many runs have ended, and how many of them did not converge."""
