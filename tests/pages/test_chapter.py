@@ -129,7 +129,11 @@ def cells_after_parameters(name, **parameters):
 
 
 CHAPTERS = [name for name in studies.names() if (ROOT / f"book/{name}.ipynb").exists()]
-SMALL = {"lazy": dict(n=20, width=8, depth=2), "constancy": dict(width=16)}
+SMALL = {
+    "lazy": dict(n=20, width=8, depth=2),
+    "constancy": dict(width=16),
+    "iterative": dict(n=30, width=8, duration=0.1),
+}
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -30,18 +30,27 @@ def level(ax, found: Estimate, place: int, label: str | None = None) -> None:
     ax.axhspan(found.low, found.high, color=colour, alpha=0.1, lw=0)
 
 
+def present(t: Table) -> dict[str, str]:
+    """The set-ups that were run. Raises LookupError for none."""
+    found = {part: words for part, words in SETUPS.items() if len(t.metric("converged", part))}
+    if not found:
+        raise LookupError(f"no run of {', '.join(SETUPS)}")
+    return found
+
+
 def headline(t: Table) -> Figure:
     """What rare updates cost, and how many tangents a training needs."""
     fig, (left, right) = draw.panels(2)
     left.set(xscale="log", xlabel=COUNT, ylabel=ABOVE)
-    for place, (part, words) in enumerate(SETUPS.items()):
+    for place, (part, words) in enumerate(present(t).items()):
         runs, end = counts(t, part), by_seed(standard(t, part))
         above = runs.map(runs["value"] - runs["seed"].map(end))
         over_counts(left, above.where(rounds=(1, 32)), place, words)
     left.axhline(0, **draw.MARK)
     left.legend()
     draw.loglog(right, r"output scale $\alpha$", "tangents needed")
-    draw.bands(right, t.ends("tangents", "tangents"), "alpha", "width", lambda h: f"width {h}")
+    needed = t.ends("tangents", "tangents").where(value=(1, 1e9))
+    draw.bands(right, needed, "alpha", "width", lambda h: f"width {h}")
     right.legend()
     return fig
 
@@ -49,14 +58,23 @@ def headline(t: Table) -> Figure:
 def curves(t: Table) -> Figure:
     """Test error of the tangent model and of the network against N, and along training."""
     fig, axes = draw.panels(2, rows=2, height=3.4)
-    for ax, (part, words) in zip(axes, SETUPS.items(), strict=False):
+    for ax, (part, words) in zip(axes, present(t).items(), strict=False):
         ax.set(xscale="log", xlabel=COUNT, ylabel=ERROR)
         ax.set_title(words, fontsize=11)
         over_counts(ax, counts(t, part), 0, "tangent model")
         over_counts(ax, counts(t, part, "error"), 1, "network", ls=":")
         level(ax, standard(t, part).mean(), 2, "standard training")
     axes[0].legend(fontsize=8.5)
-    along = axes[3]
+    used = len(present(t)) + ("planes" in present(t))
+    for ax in axes[used:]:
+        ax.remove()
+    if "planes" in present(t):
+        along_training(axes[used - 1], t)
+    return fig
+
+
+def along_training(along, t: Table) -> None:
+    """Errors along training on CIFAR-10, with one linearisation and with many."""
     along.set(xscale="log", xlabel="training time $t$ (units of the flow)", ylabel=ERROR)
     along.set_title("along training, CIFAR-10", fontsize=11)
     lazy = t.every("error_linear", "planes").where(rounds=1)
@@ -64,7 +82,6 @@ def curves(t: Table) -> Figure:
     many = t.every("error_linear", "planes").where(rounds=32, schedule="geometric")
     draw.paths(along, percent(many), "time", 2, "32 linearisations", lw=0.9)
     along.legend(fontsize=8.5)
-    return fig
 
 
 def percent(errors: Runs) -> Runs:
