@@ -99,8 +99,8 @@ def leap(
     and where a Krylov spectrum leaves an error of more than `tolerance` of the residual.
 
     Along an eigenvector of Theta with eigenvalue l, descent is a geometric series: the change is
-    -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), section 3, with
-    momentum as a power of the affine map of one step.
+    -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), with momentum as a
+    power of the affine map of one step.
     """
     rate = torch.as_tensor(rate, dtype=residual.dtype, device=residual.device).unsqueeze(-1)
     require(bool((rate > 0).all()), "rate must be positive")
@@ -261,7 +261,7 @@ def descend_outputs(
 
     Yields (coefficients, outputs) after 0, 1, 2.. steps; w = w0 - J^T coefficients. A step costs
     one product with the kernel whatever the number of parameters is. Source: Goldwaser & Ge
-    (2023), section 3; Lee et al. (2019), section 2.2.
+    (2023); Lee et al. (2019), section 2.2.
     """
     theta, c = matrix(kernel), f.shape[-1]
     coefficients, outputs = torch.zeros_like(f), f

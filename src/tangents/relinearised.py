@@ -143,7 +143,7 @@ def relinearise(
     of the largest stable one, 2 / lambda_max, whose number is the smallest that fits the duration;
     an infinite duration fits the tangent model. `gain(duration)` puts another way to train in its
     place: `linearised.flow`, `damped`. A network whose outputs are no longer finite stays in the
-    stack with NaN. Raises ValueError for unusable input. Source: Goldwaser & Ge (2023), section 3.
+    stack with NaN. Raises ValueError for unusable input. Source: Goldwaser & Ge (2023).
     """
     b = stacked(module, params0)
     require(alpha.shape == (b,), f"alpha must hold a number for each of {b} networks")

@@ -65,7 +65,7 @@ class Chapter:
 
         for entry in (entry for claim in self._entries.values() for entry in claim):
             value, half = entry["estimate"], (entry["high"] - entry["low"]) / 2
-            text = f"{value:.2g} ± {half:.1g}" if math.isfinite(half) else f"{value:.2g}"
+            text = f"{value:.2g} ± {half:.2g}" if math.isfinite(half) else f"{value:.2g}"
             glue(entry["id"], text.replace("-", "−"), display=False)
 
     def ended(self, metric: str = "converged") -> tuple[int, int]:
