@@ -1,5 +1,6 @@
 """Spectra, Hessians, the leap, the Gauss-Newton step: against dense algebra and explicit loops."""
 
+import itertools
 import math
 
 import pytest
@@ -19,7 +20,14 @@ from tangents.curvature import (
 from tangents.empirical import jacobian, ntk
 from tangents.functional import linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
-from tangents.linearised import descend_outputs, krylov_spectrum, leap, matrix, spectrum
+from tangents.linearised import (
+    descend_outputs,
+    krylov_spectrum,
+    leap,
+    matrix,
+    spectrum,
+    stable_rate,
+)
 from tangents.losses import CROSS_ENTROPY, SQUARED
 from tests.cases import (
     STACKS,
@@ -409,6 +417,51 @@ def test_descent_in_output_space_is_descent_on_the_linearised_model(loss):
             close(f, linearise(NET, PARAMS)(w, X))
         if k == 20:
             break
+
+
+@every_loss
+def test_batches_in_output_space_are_batches_of_the_linearised_model(loss):
+    def value(w, rows):
+        return loss.value(linearise(NET, PARAMS)(w, X[rows]), Y[rows]).sum()
+
+    t, w = jacobian(NET, PARAMS, X), PARAMS
+    batches = [torch.tensor(rows) for rows in ([2, 0], [3, 1], [1], [0, 3, 2])]
+    states = list(descend_outputs(t.gram(), t.value, Y, loss, 0.05, batches))
+    assert len(states) == len(batches) + 1
+    for rows, (coefficients, f) in zip(batches, states[1:], strict=True):
+        g = torch.func.grad(value)(w, rows)
+        w = {n: w[n] - 0.05 * g[n] for n in w}
+        moved = t.vjp(coefficients)
+        all_close({n: PARAMS[n] - moved[n] for n in w}, w)
+        close(f, linearise(NET, PARAMS)(w, X))
+
+
+@every_loss
+def test_below_the_stable_rate_the_loss_never_rises(loss):
+    t = jacobian(NET, PARAMS, X)
+    rate = float(stable_rate(torch.linalg.eigvalsh(matrix(t.gram()))[-1], loss))
+
+    def losses(share, steps=50):
+        path = descend_outputs(t.gram(), t.value, Y, loss, share * rate)
+        return [
+            float(loss.value(f, Y).sum()) for _, (_, f) in zip(range(steps), path, strict=False)
+        ]
+
+    below = losses(0.99)
+    assert all(after < before for before, after in itertools.pairwise(below))
+    if not loss.curved:
+        assert losses(1.01, 1000)[-1] > below[0]
+
+
+@every_loss
+def test_the_smoothness_is_the_largest_curvature_of_the_loss(loss):
+    even = torch.tensor([0.0, 0.0, -60.0], dtype=torch.float64)  # two classes equally likely
+    for f in (even, *3 * normal(20, C)):
+        S = loss.root(f)
+        top = float(torch.linalg.matrix_norm(S, ord=2)) ** 2
+        assert top <= loss.smoothness * (1 + 1e-12)
+    S = loss.root(even)
+    close(torch.linalg.matrix_norm(S, ord=2) ** 2, torch.tensor(loss.smoothness, dtype=S.dtype))
 
 
 def test_the_matrix_of_a_kernel_is_jacobian_times_jacobian():

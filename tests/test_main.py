@@ -141,7 +141,7 @@ def test_a_study_that_cannot_be_imported_is_a_failure(call, monkeypatch, tmp_pat
 def test_studies_are_found_by_name_and_by_path(monkeypatch):
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(TOYS)])
     assert studies.find("toy") is studies.find("tests.toy") is toy.STUDY
-    with pytest.raises(ConfigError, match="accepted are constancy, .*, toy"):
+    with pytest.raises(ConfigError, match=r"accepted are constancy, .*, toy"):
         studies.find("toys")
 
 

@@ -4,7 +4,8 @@ Losses are sums over examples, L = sum_i l(f_i, y_i): for a mean over n, divide 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -250,23 +251,38 @@ def respond(
     return kernel.out(modes, residual.shape[-1])
 
 
+def stable_rate(largest: Tensor, loss: OutputLoss) -> Tensor:
+    """The rate 2 / (L lambda_max) of full-batch gradient descent, for the kernel's eigenvalue.
+
+    Below it no step makes the loss larger. For the squared loss, L = 1, descent diverges beyond;
+    for the cross-entropy, L = 1/2, it can, and need not.
+    """
+    return 2 / (loss.smoothness * largest)
+
+
 def descend_outputs(
     kernel: Float[Tensor, "*s n n c c"],
     f: Float[Tensor, "*s n c"],
     y: Float[Tensor, "*s n c"],
     loss: OutputLoss,
     rate: float | Float[Tensor, "b 1 1"],
+    batches: Iterable[Tensor] | None = None,
 ) -> Iterator[tuple[Float[Tensor, "*s n c"], Float[Tensor, "*s n c"]]]:
     """Gradient descent on any loss of f_lin in the space of its outputs, without end.
 
-    Yields (coefficients, outputs) after 0, 1, 2.. steps; w = w0 - J^T coefficients. A step costs
-    one product with the kernel whatever the number of parameters is. Source: Goldwaser & Ge
-    (2023); Lee et al. (2019), section 2.2.
+    Yields (coefficients, outputs) after 0, 1, 2.. steps; w = w0 - J^T coefficients. Each step takes
+    the next of `batches`, indices of distinct examples as `descent.epochs` gives them, until they
+    end; all examples without. It costs one product with the batch's rows of the kernel, whatever
+    the number of parameters is. Source: Goldwaser & Ge (2023); Lee et al. (2019), section 2.2.
     """
-    theta, c = matrix(kernel), f.shape[-1]
+    c = f.shape[-1]
+    theta = matrix(kernel).unflatten(-2, (c, -1))  # symmetric: rows, which lie together, as columns
     coefficients, outputs = torch.zeros_like(f), f
-    while True:
+    yield coefficients, outputs
+    for rows in repeat(slice(None)) if batches is None else batches:
+        step = rate * loss.gradient(outputs[..., rows, :], y[..., rows, :])
+        coefficients = coefficients.clone()
+        coefficients[..., rows, :] += step
+        moved = column(step).unsqueeze(-2) @ theta[..., rows, :].flatten(-3, -2)
+        outputs = outputs - uncolumn(moved.squeeze(-2), c)
         yield coefficients, outputs
-        coefficients = coefficients + rate * loss.gradient(outputs, y)
-        moved = (theta @ column(coefficients).unsqueeze(-1)).squeeze(-1)
-        outputs = f - uncolumn(moved, c)

@@ -50,6 +50,7 @@ class OutputLoss(NamedTuple):
     root: Callable[[Tensor], Float[Tensor, "*s n c r"]]  # S, from f
     whitened: Callable[[Tensor, Tensor], Float[Tensor, "*s n r"]]
     curved: bool  # whether H depends on f; else it is the identity
+    smoothness: float  # the largest eigenvalue that H has at any f
 
 
 def _complement(s: Tensor) -> Tensor:
@@ -79,6 +80,7 @@ SQUARED = OutputLoss(
     lambda f: torch.eye(f.shape[-1], dtype=f.dtype, device=f.device).expand(*f.shape, -1),
     lambda f, y: f - y,
     curved=False,
+    smoothness=1.0,
 )
 CROSS_ENTROPY = OutputLoss(
     lambda f, y: -(y * torch.log_softmax(f, -1)).sum(-1),
@@ -86,4 +88,5 @@ CROSS_ENTROPY = OutputLoss(
     _softmax_root,
     _softmax_whitened,
     curved=True,
+    smoothness=0.5,
 )

@@ -18,7 +18,8 @@ from torch.func import jvp
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
 from tangents.functional import Params, outputs, require, stacked
-from tangents.linearised import Gain, Spectrum, descent, respond, spectrum
+from tangents.linearised import Gain, Spectrum, descent, respond, spectrum, stable_rate
+from tangents.losses import SQUARED
 
 Durations = Iterable[Float[Tensor, " b"]]
 
@@ -180,7 +181,7 @@ def stable_descent(
     Equal steps, the fewest that are no longer than `rate` and than the share `margin` of
     2 / lambda_max, beyond which descent diverges.
     """
-    stable = margin * 2 / model.largest.to(duration)
+    stable = margin * stable_rate(model.largest.to(duration), SQUARED)
     longest = stable if rate is None else torch.minimum(rate, stable)
     steps = (duration / longest).ceil()
     each = torch.where(steps.isinf(), longest, duration / steps)

@@ -376,7 +376,6 @@ def test_cifar_from_pictures_and_back(tmp_path, monkeypatch):
     assert np.array_equal(read_images, images) and np.array_equal(read_labels, labels)
 
 
-
 def test_the_table_of_checksums_is_the_one_described():
     described = (Path(__file__).parents[2] / "data" / "README.md").read_text("utf-8")
     for row in DATASETS.values():

@@ -149,6 +149,21 @@ def test_sigkill_loses_only_runs_in_flight(tmp_path):
     assert left == {".npz"}, "no temporary files, no locks"
 
 
+def elsewhere(configs, root):
+    """Another sweep of these runs in a thread, once it computes: holding their locks."""
+    begun = threading.Event()
+
+    def begins(todo, device):
+        begun.set()
+        yield from run(todo, device)
+
+    study = dataclasses.replace(STUDY, run=begins)
+    other = threading.Thread(target=lambda: list(run_stack(study, configs, Store(root))))
+    other.start()
+    assert begun.wait(60)
+    return other
+
+
 def later(configs):
     """The slow toy's results without the wait."""
     return run([dataclasses.replace(config, slow=0.0) for config in configs], "cpu")
@@ -178,10 +193,7 @@ def test_runs_that_another_sweep_computes_are_awaited(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
     record, store = [], Store(tmp_path)
     slow = [Toy(seed=seed, slow=0.2) for seed in range(3)]
-    other = threading.Thread(target=lambda: list(run_stack(STUDY, slow, Store(tmp_path))))
-    other.start()
-    wait_for(lambda: list(tmp_path.rglob("*.lock")))
-    wait_for(lambda: len(list(tmp_path.rglob("*.lock"))) + len(store.list(STUDY)) >= 3)
+    other = elsewhere(slow, tmp_path)
     sweep(recorded(record), [*slow, *CONFIGS], store, progress=False)
     other.join()
     assert record == [CONFIGS]
@@ -192,9 +204,7 @@ def test_a_failure_does_not_count_runs_of_another_sweep(tmp_path, monkeypatch):
     """Of one stack the other computes a run, and here the rest fails."""
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
     theirs, store = Toy(seed=0, slow=0.5), Store(tmp_path)
-    other = threading.Thread(target=lambda: list(run_stack(STUDY, [theirs], Store(tmp_path))))
-    other.start()
-    wait_for(lambda: list(tmp_path.rglob("*.lock")))
+    other = elsewhere([theirs], tmp_path)
 
     def fails(configs, device):
         raise RuntimeError("told to fail")

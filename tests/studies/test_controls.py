@@ -66,8 +66,9 @@ def upside_down(table, metric):
     if metric == "time":
         return Table(table.frame.assign(time=1 / table.frame["time"]), table.arrays)
     if any(name.endswith(f"/{metric}") for name in table.arrays):
-        changed = {k: 1 / v.astype(float) if k.endswith(metric) else v
-                   for k, v in table.arrays.items()}
+        changed = {
+            k: 1 / v.astype(float) if k.endswith(metric) else v for k, v in table.arrays.items()
+        }
         return Table(table.frame, changed)
     values = table.frame["value"].copy()
     for name in next((group for group in TOGETHER if metric in group), {metric}):
