@@ -339,7 +339,11 @@ class Runs:
         apart = np.append(np.nan, np.diff(grid))[step["place"]]
         step = step[np.isclose(step["u"], apart)]  # of neighbours alone
         local = (step["v"] / step["u"]).groupby([step["place"], step["seed"]]).mean()
-        bends = [bend for _, rows in table.groupby("seed") if (bend := _bend(rows)) is not None]
+        powers = table[["u", "w", "v"]]
+        centred = (powers - powers.groupby(table["group"]).transform("mean")).to_numpy()
+        seeds = table["seed"].to_numpy()
+        each = (_bend(centred[seeds == seed]) for seed in np.unique(seeds))
+        bends = [bend for bend in each if bend is not None]
         varied = len(bends) > 1 and np.ptp(bends) > 0
         p = float(stats.ttest_1samp(bends, 0).pvalue) if varied else 1.0
         return Line(tuple(map(float, local.groupby("place").mean())), p)
@@ -374,11 +378,10 @@ def _usable(values: pd.Series) -> pd.Series:
     return values.between(0, INF, inclusive="neither")
 
 
-def _bend(rows: pd.DataFrame) -> float | None:
-    """The quadratic term of v in u, least squares with an intercept for each group."""
-    centred = rows[["u", "w", "v"]] - rows.groupby("group")[["u", "w", "v"]].transform("mean")
-    design = centred[["u", "w"]].to_numpy()
-    found, _, rank, _ = np.linalg.lstsq(design, centred["v"].to_numpy(), rcond=None)
+def _bend(centred: np.ndarray) -> float | None:
+    """The quadratic term of v in u, least squares, from columns u, u^2 and v without their means in
+    each group."""
+    found, _, rank, _ = np.linalg.lstsq(centred[:, :2], centred[:, 2], rcond=None)
     return float(found[1]) if rank == 2 else None
 
 
