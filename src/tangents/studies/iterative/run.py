@@ -19,7 +19,7 @@ from tangents.descent import gradient_descent, updates
 from tangents.empirical import ntk
 from tangents.functional import Params, difference, norm
 from tangents.lab.study import records
-from tangents.linearised import damped, flow
+from tangents.linearised import damped, flow, matrix, stable_rate
 from tangents.losses import SQUARED
 from tangents.problem import Problem
 from tangents.relinearised import (
@@ -237,9 +237,8 @@ def run(configs: list[Iterative], device: str) -> Iterator[tuple[int, list[dict]
         module = network(c, data.x, data.y.shape[1])
         params0 = models.initialise_stack(module, [c.seed], data.x.dtype, device)
         record = Record(c, module, params0, data)
-        theta = ntk(module, params0, data.x)[0].movedim(-1, 1).flatten(0, 1).flatten(1)
-        top = torch.linalg.eigvalsh(theta.double())[-1]
-        longest = (c.rate * 2 / top).to(data.x).reshape(1)
+        top = torch.linalg.eigvalsh(matrix(ntk(module, params0, data.x)).double())[:, -1]
+        longest = (c.rate * stable_rate(top, SQUARED)).to(data.x)
         record.anchor(0, 0.0, params0)
         way = dict(rounds=rounds, steps=steps, tangents=tangents)[c.train]
         yield i, record.finish(*way(c, record, longest), top.item()), {}
