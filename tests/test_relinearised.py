@@ -4,15 +4,24 @@ import math
 
 import pytest
 import torch
-from torch.func import functional_call, jacrev
+from torch.func import functional_call, grad, jacrev
 
 from tangents import models
 from tangents.curvature import gauss_newton
 from tangents.descent import descend, gradient_descent
 from tangents.empirical import jacobian
 from tangents.functional import linearise, select
-from tangents.linearised import damped, descent, flow, matrix, respond, spectrum
-from tangents.losses import SQUARED
+from tangents.linearised import (
+    damped,
+    descent,
+    flow,
+    heavy_ball,
+    leap,
+    matrix,
+    respond,
+    spectrum,
+)
+from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.relinearised import linear_predictions, predictor, relinearise
 from tests.cases import all_close, close, flat, normal
 
@@ -61,6 +70,56 @@ def test_rounds_of_one_step_are_gradient_descent():
     *_, want = descend(NET, PARAMS, X, Y, ALPHA, SQUARED, rule, steps=20)
     *_, found = relinearise(NET, PARAMS, X, Y, ALPHA, [RATE] * 20, RATE, margin=1.0)
     all_close(found.params, want.params, times=1e5)
+
+
+def probabilities(n, c):
+    return normal(n, c, seed=5).softmax(-1)
+
+
+@pytest.mark.parametrize("loss", [SQUARED, CROSS_ENTROPY])
+@pytest.mark.parametrize("size", [0, 2])
+def test_rounds_without_a_closed_form_are_their_explicit_steps(loss, size):
+    """Twelve steps in two rounds, on the weights of the tangent model by automatic derivatives."""
+    x, y, rate, steps = X[:4], probabilities(4, C), 0.02, 6
+    batches = [torch.tensor(rows) for rows in ([0, 3], [2, 1], [1, 3])] * 4 if size else None
+    given = [row(steps * rate, steps * rate)] * 2, row(rate, rate), 1.0
+    *_, found = relinearise(NET, PARAMS, x, y, ALPHA, *given, loss=loss,
+                            batches=iter(batches) if size else None)  # fmt: skip
+    for i in range(2):
+        anchor, alpha, coming = select(PARAMS, i), ALPHA[i], iter(batches or [slice(None)] * 12)
+        f0 = functional_call(NET, anchor, (x,))
+        for _ in range(2):
+            f_lin, w = linearise(NET, anchor), dict(anchor)
+            for _ in range(steps):
+                rows = next(coming)
+
+                def total(w, rows=rows, f_lin=f_lin, f0=f0, alpha=alpha):
+                    F = alpha * (f_lin(w, x) - f0)
+                    return loss.value(F[rows], y[rows]).sum() / alpha**2
+
+                slope = grad(total)(w)
+                step = rate * (2 if size else 1)
+                w = {k: w[k] - step * slope[k] for k in w}
+            anchor = w
+        all_close(select(found.params, i), anchor, times=1e5)
+
+
+def test_rounds_of_one_step_are_gradient_descent_on_the_cross_entropy():
+    y, rule = probabilities(N, C), gradient_descent(RATE * N)
+    *_, want = descend(NET, PARAMS, X, y, ALPHA, CROSS_ENTROPY, rule, steps=20)
+    rounds = relinearise(NET, PARAMS, X, y, ALPHA, [RATE] * 20, RATE, 1.0, loss=CROSS_ENTROPY)
+    *_, found = rounds
+    all_close(found.params, want.params, times=1e5)
+
+
+def test_heavy_ball_in_a_round_is_that_of_a_leap():
+    rate, steps = row(0.01, 0.02), 30
+    gain = heavy_ball(rate, steps, 0.8)
+    (found,) = relinearise(NET, PARAMS, X, Y, ALPHA, [row(1, 1)], gain=lambda _: gain)
+    J = jacobian(NET, PARAMS, X)
+    residual = -Y / ALPHA.view(-1, 1, 1)
+    want, _ = leap(J, spectrum(J.gram()), residual, rate, steps, memory=0.8)
+    all_close(found.step, want, times=1e5)
 
 
 def test_an_endless_round_is_the_step_of_minimum_norm_and_kernel_regression():
@@ -168,6 +227,7 @@ BAD = {
     "rate": ({"rate": row(1)}, "rate must hold a number for each of 2"),
     "margin": ({"margin": 0}, r"margin must lie in \(0, 1\], got 0"),
     "y": ({"y": Y[:3]}, r"y must be \(n, c\) for the 5 examples"),
+    "gain": ({"gain": flow, "loss": CROSS_ENTROPY}, "a gain is one of the squared loss"),
 }
 
 

@@ -242,6 +242,18 @@ def damped(damping: Float[Tensor, " *s"]) -> Gain:
     return gain
 
 
+def heavy_ball(rate: Float[Tensor, " *s"], steps: int, memory: float) -> Gain:
+    """Steps of heavy ball from rest, v' = memory v + g and w' = w - rate v', see `leap`."""
+    require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
+    rate = rate.unsqueeze(-1)
+
+    def gain(values):
+        still = torch.zeros_like(values)
+        return _heavy_ball(values, torch.ones_like(values), still, rate, steps, memory)[1]
+
+    return gain
+
+
 def respond(
     kernel: Spectrum, residual: Float[Tensor, "*s n c"], gain: Gain
 ) -> Float[Tensor, "*s n c"]:

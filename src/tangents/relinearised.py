@@ -1,14 +1,15 @@
 """Training in rounds: the tangent model at an anchor is trained for a while, its end is the next
 anchor (Goldwaser & Ge 2023, iterative linearisation).
 
-All takes stacks of b networks. What is trained is F = alpha (f - f0) with the squared loss
-|F - y|^2 / (2 alpha^2), summed over examples, so that dF/dt = -Theta (F - y) at every alpha, with
-Theta = J J^T the kernel of f. Time is that of this flow; of a mean over n examples it is n times as
-long.
+All takes stacks of b networks. What is trained is F = alpha (f - f0) with a loss l(F, y) / alpha^2,
+summed over examples, so that dF/dt = -Theta l'(F, y) at every alpha, -Theta (F - y) for the squared
+loss, with Theta = J J^T the kernel of f. Time is that of this flow; of a mean over n examples it is
+n times as long.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,16 @@ from torch.func import jvp
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
 from tangents.functional import Params, outputs, require, stacked
-from tangents.linearised import Gain, Spectrum, descent, respond, spectrum, stable_rate
-from tangents.losses import SQUARED
+from tangents.linearised import (
+    Gain,
+    Spectrum,
+    descend_outputs,
+    descent,
+    respond,
+    spectrum,
+    stable_rate,
+)
+from tangents.losses import SQUARED, OutputLoss
 
 Durations = Iterable[Float[Tensor, " b"]]
 
@@ -137,14 +146,20 @@ def relinearise(
     rate: Float[Tensor, " b"] | None = None,
     margin: float = 0.5,
     gain: Callable[[Float[Tensor, " b"]], Gain] | None = None,
+    loss: OutputLoss = SQUARED,
+    batches: Iterator[Tensor] | None = None,
 ) -> Iterator[Round]:
     """Trains b networks in rounds of these durations (b,) each; yields every round at its end.
 
     A round stands for steps of gradient descent of length at most `rate` (b,), and at most `margin`
-    of the largest stable one, 2 / lambda_max, whose number is the smallest that fits the duration;
-    an infinite duration fits the tangent model. `gain(duration)` puts another way to train in its
-    place: `linearised.flow`, `damped`. A network whose outputs are no longer finite stays in the
-    stack with NaN. Raises ValueError for unusable input. Source: Goldwaser & Ge (2023).
+    of `linearised.stable_rate`, whose number is the smallest that fits the duration; an infinite
+    duration fits the tangent model. `gain(duration)` puts another way to train in its place:
+    `linearised.flow`, `damped`, `heavy_ball`. Another `loss` than the squared one, and `batches` of
+    equal size, have no closed form: their steps are made one by one in the space of outputs, as
+    many in each network. A batch of m stands for all n examples, with n / m times the rate.
+
+    A network whose outputs are no longer finite stays in the stack with NaN. Raises ValueError for
+    unusable input. Source: Goldwaser & Ge (2023).
     """
     b = stacked(module, params0)
     require(alpha.shape == (b,), f"alpha must hold a number for each of {b} networks")
@@ -152,19 +167,26 @@ def relinearise(
     require(y.dim() == 2 and len(y) == len(x) > 0, f"y must be (n, c) for the {len(x)} examples")
     require(rate is None or rate.shape == (b,), f"rate must hold a number for each of {b} networks")
     require(0 < margin <= 1, f"margin must lie in (0, 1], got {margin}")
-    return _rounds(module, params0, x, y, alpha, durations, rate, margin, gain)
+    closed = loss is SQUARED and batches is None
+    require(closed or gain is None, "a gain is one of the squared loss on all examples")
+
+    def train(model: TangentModel, duration: Tensor) -> tuple[Tensor, Tensor]:
+        if gain is not None:
+            return torch.zeros_like(duration), model.train(y, gain(duration.double()))
+        if not closed:
+            return _stepwise(model, y, duration, rate, margin, loss, batches)
+        steps, chosen = stable_descent(model, duration, rate, margin)
+        return steps, model.train(y, chosen)
+
+    return _rounds(module, params0, x, alpha, durations, train)
 
 
-def _rounds(module, params0, x, y, alpha, durations, rate, margin, gain) -> Iterator[Round]:
+def _rounds(module, params0, x, alpha, durations, train) -> Iterator[Round]:
     anchor, start = params0, torch.zeros_like(alpha)
     for index, duration in enumerate(durations):
         require(bool((duration > 0).all()), "the duration of a round must be positive")
         model = TangentModel.at(module, params0, x, alpha, anchor)
-        if gain is None:
-            steps, chosen = stable_descent(model, duration, rate, margin)
-        else:
-            steps, chosen = torch.zeros_like(duration), gain(duration.double())
-        c = model.train(y, chosen)
+        steps, c = train(model, duration)
         found = Round(index, model, start, duration, steps, c, model.step(c))
         yield found
         anchor, start = found.params, start + duration
@@ -181,8 +203,33 @@ def stable_descent(
     Equal steps, the fewest that are no longer than `rate` and than the share `margin` of
     2 / lambda_max, beyond which descent diverges.
     """
-    stable = margin * stable_rate(model.largest.to(duration), SQUARED)
-    longest = stable if rate is None else torch.minimum(rate, stable)
+    longest = _longest(model, duration, rate, margin, SQUARED)
     steps = (duration / longest).ceil()
     each = torch.where(steps.isinf(), longest, duration / steps)
     return steps, descent(each.double(), steps.double())
+
+
+def _longest(model, duration, rate, margin, loss) -> Float[Tensor, " b"]:
+    """The longest step that `rate` and `margin` allow."""
+    stable = margin * stable_rate(model.largest.to(duration), loss)
+    return stable if rate is None else torch.minimum(rate, stable)
+
+
+def _stepwise(model, y, duration, rate, margin, loss, batches) -> tuple[Tensor, Tensor]:
+    """The number of steps, and the coefficients after them, one by one."""
+    require(bool(duration.isfinite().all()), "a duration without end has a closed form alone: "
+            "it is for the squared loss on all examples")  # fmt: skip
+    alive = model.largest > 0
+    require(bool(alive.any()), "no network has a kernel that is finite and not zero")
+    needed = (duration / _longest(model, duration, rate, margin, loss))[alive]
+    count, share = int(needed.max().ceil()), 1.0
+    if batches is not None:
+        rows = next(batches)
+        batches, share = chain([rows], batches), len(rows) / len(y)
+    each = (duration / (count * share)).view(-1, 1, 1).double()
+    kernel, f = model.jacobian.gram().double(), model.output.double()
+    states = descend_outputs(kernel, f, y.to(f).expand_as(f), loss, each, batches)
+    c, _ = next(islice(states, count, None))
+    lost = ~(alive & model.output.flatten(1).isfinite().all(-1))
+    c = torch.where(lost.view(-1, 1, 1), torch.nan, c).to(model.output)
+    return torch.full_like(duration, count), c

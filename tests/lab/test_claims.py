@@ -69,6 +69,14 @@ def test_a_verdict_is_registered_where_its_runs_were_made_by_a_commit_that_held_
     assert not registered(wide, "wide", mixed)
 
 
+def test_a_verdict_depends_on_the_origin_of_the_parts_that_it_reads_alone():
+    made = digests((many,))
+    frame = table(claims=made, commit=CLEAN).frame
+    frame.loc[frame["part"] == "b", "claims"] = ""
+    found = {setting: entry(many, setting, Table(frame)) for setting in many.settings}
+    assert found["many-a"]["registered"] and not found["many-b"]["registered"]
+
+
 def test_identities_and_controls_do_not_count_among_the_corrected():
     identity = replace(wide, kind="identity")
     one = judged(replace(STUDY, claims=(wide,)), table())

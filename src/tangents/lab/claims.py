@@ -85,7 +85,8 @@ def digests(claims: tuple[Claim, ...]) -> str:
 
 
 def registered(claim: Claim, setting: str, table: Table) -> bool:
-    """Whether every run was made by a commit that held the claim as it stands now.
+    """Whether every run was made by a commit that held the claim as it stands now: every one of the
+    parts that the table was asked for, if it was.
 
     A run keeps `digests` and its commit; one of a working tree with changes counts not.
     """

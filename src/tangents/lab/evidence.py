@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -156,19 +157,36 @@ class Table:
 
     def __init__(self, frame: pd.DataFrame, arrays: dict[str, np.ndarray] | None = None) -> None:
         self.frame, self.arrays = _by_unit(frame), arrays or {}
+        self.parts: set[str] = set()  # of the study, that were asked for
+
+    def afresh(self) -> Table:
+        """The same table, of which no part was asked for yet."""
+        _ = self._places, self._origins  # found once for all views
+        view = copy(self)
+        view.parts = set()
+        return view
 
     @cached_property
     def _places(self) -> dict[tuple[str, str], np.ndarray]:
         return self.frame.groupby(["part", "metric"], observed=True).indices
 
     @cached_property
+    def _origins(self) -> pd.DataFrame:
+        told = [name for name in ("part", "commit", "claims") if name in self.frame]
+        return self.frame[told].drop_duplicates()
+
+    @property
     def origins(self) -> set[tuple[str, str]]:
-        """The commits that made the runs, each with what the study claimed then."""
-        return {*map(tuple, self.frame[["commit", "claims"]].drop_duplicates().to_numpy())}
+        """The commits that made the runs of the parts asked for, or all runs where none was; each
+        with what the study claimed then."""
+        made = self._origins
+        made = made[made["part"].isin(self.parts or made["part"])]
+        return {*map(tuple, made[["commit", "claims"]].to_numpy())}
 
     def metric(self, metric: str, part: str | None = None) -> pd.DataFrame:
         """All rows of a metric, of one part or of all."""
         parts = self.frame["part"].unique() if part is None else [part]
+        self.parts.update(parts)
         found = [self._places.get((each, metric), np.empty(0, int)) for each in parts]
         return self.frame.iloc[np.sort(np.concatenate(found))] if found else self.frame.iloc[:0]
 

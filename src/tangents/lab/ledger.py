@@ -41,7 +41,7 @@ def judged(study: Study, table: Table) -> list[dict[str, Any]]:
 
 
 def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
-    accept, failed = claim.accepted(setting), False
+    accept, failed, table = claim.accepted(setting), False, table.afresh()
     try:
         found = claim.estimate(setting, table)
         if not isinstance(found, Estimate):

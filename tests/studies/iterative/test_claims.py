@@ -113,6 +113,29 @@ def test_tangents_fall_with_scale_and_width():
         assert judged(f"beyond-tangents-{x}", *frames)["estimate"] == pytest.approx(-1)
 
 
+def test_other_losses_and_a_closer_stand_in():
+    for part in ("entropy", "batches"):
+        frames = [runs(part, "error_linear", 0.3, rounds=1),
+                  runs(part, "error_linear", 0.2, rounds=8),
+                  runs(part, "error", 0.21, train="steps")]  # fmt: skip
+        assert judged(f"goldwaser-1-{part}", *frames)["estimate"] == pytest.approx(-1, abs=0.1)
+        assert judged(f"goldwaser-2-{part}", *frames)["estimate"] == pytest.approx(9, abs=0.1)
+    dense = runs("dense", "error_linear", 0.15, rounds=128, schedule="geometric")
+    coarse = runs("planes", "error_linear", 0.16, rounds=32, schedule="geometric")
+    few = runs("planes", "error_linear", 0.18, rounds=8)
+    assert judged("goldwaser-1-dense", dense, coarse, few)["estimate"] == pytest.approx(3, abs=0.1)
+    assert judged("control-stand-in", dense, coarse)["estimate"] == pytest.approx(1, abs=0.1)
+
+
+def test_the_schedule_and_momentum():
+    geometric = runs("schedule", "distance", 16.0, schedule="geometric")
+    found = judged("beyond-schedule-weights", geometric, *parity("distance", 30.0, 30.0, 15.0))
+    assert found["estimate"] == pytest.approx(16 / 15, rel=0.01) and found["verdict"] == "supported"
+    heavy = runs("momentum", "error_linear", 0.121, memory=0.9)
+    found = judged("control-momentum", heavy, *parity("error_linear", 0.12, 0.2, 0.13))
+    assert found["estimate"] == pytest.approx(0.1, abs=0.05) and found["verdict"] == "supported"
+
+
 def test_controls():
     frames = [runs("shuffled", "error_linear", 0.5, rounds=n, shuffled=True) for n in (1, 8)]
     assert judged("control-labels", *frames)["verdict"] == "supported"

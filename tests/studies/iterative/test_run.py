@@ -87,6 +87,28 @@ def test_a_round_for_every_step_is_gradient_descent():
     assert last(rounds, "loss") == pytest.approx(last(explicit, "loss"), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "given", [dict(loss="cross-entropy", target="classes"), dict(batch=5), dict(batch=20)]
+)
+def test_rounds_of_other_losses_and_of_batches_are_steps_too(given):
+    explicit = run(train="steps", duration=0.02, **given)
+    rounds = run(rounds=explicit["distance"][-1][0], duration=0.02, **given)
+    for metric in ("distance", "kernel_cka", "loss"):
+        assert last(rounds, metric) == pytest.approx(last(explicit, metric), rel=1e-6)
+
+
+def test_a_batch_of_all_is_no_batch():
+    for train in ("rounds", "steps"):
+        one, other = run(train=train, batch=20), run(train=train)
+        assert last(one, "distance") == pytest.approx(last(other, "distance"), rel=1e-6)
+
+
+def test_heavy_ball_goes_as_far_as_descent():
+    plain, heavy = run(rounds=2, rate=0.001), run(rounds=2, rate=0.001, memory=0.5)
+    assert last(heavy, "distance") == pytest.approx(last(plain, "distance"), rel=0.02)
+    assert last(heavy, "distance") != last(plain, "distance")
+
+
 def test_one_endless_round_is_kernel_regression():
     c = Iterative(**TINY | dict(rounds=1, duration=1e9, n_test=400))
     data = iterative.task(c, "cpu")
@@ -143,6 +165,11 @@ def test_fields_accept_what_there_is():
         ({"damping": math.inf}, "damping must be finite, got inf"),
         ({"network": "conv"}, "8 x 8, are too small"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"memory": 1}, "memory must be at least 0 and below 1, got 1"),
+        ({"batch": 3}, "batch must divide n = 20, got 3"),
+        ({"loss": "cross-entropy"}, "needs target='classes'"),
+        ({"batch": 5, "damping": 1}, "each stand alone"),
+        ({"memory": 0.5, "train": "steps"}, "knows neither damping nor memory"),
     ],
 )
 def test_bad_configs_are_refused(given, message):

@@ -126,6 +126,36 @@ def lazy_is_worse_stopped(t: Table, part: str) -> Estimate:
 
 
 @claim(
+    "goldwaser-1-other", PAPER, "introduction", Accept("8 to 12 updates suffice", -INF, 2),
+    over={
+        "goldwaser-1-entropy": Setting("MNIST, ten classes, cross-entropy", dict(part="entropy")),
+        "goldwaser-1-batches": Setting("MNIST, parity, batches of 30", dict(part="batches")),
+        "goldwaser-1-again": Setting("MNIST, ten classes, ten more seeds", dict(part="again")),
+        "goldwaser-1-dense": Setting("CIFAR-10, standard: 128 rounds",
+                                     dict(part="planes", standing="dense")),
+    },
+)  # fmt: skip
+def few_suffice_elsewhere(t: Table, part: str, standing: str = "") -> Estimate:
+    """Eight linearisations suffice as well by another loss, in batches, on further seeds, and
+    against a closer stand-in for standard training."""
+    end = ends(t, standing, "error_linear") if standing else standard(t, part)
+    return minus(uniform(t, part, FEW), end)
+
+
+@claim(
+    "goldwaser-2-other", PAPER, "abstract", Accept("disabling it hurts", 1, INF),
+    over={
+        "goldwaser-2-entropy": Setting("MNIST, ten classes, cross-entropy", dict(part="entropy")),
+        "goldwaser-2-batches": Setting("MNIST, parity, batches of 30", dict(part="batches")),
+    },
+)  # fmt: skip
+def lazy_is_worse_elsewhere(t: Table, part: str) -> Estimate:
+    """Linearised once a network errs more often by another loss and in batches, too, by at least a
+    point."""
+    return minus(uniform(t, part, 1), standard(t, part))
+
+
+@claim(
     "goldwaser-3", PAPER, "abstract", Accept("below 0.9", -INF, 0.9),
     over={
         "goldwaser-3-centred": Setting("centred (CKA), parity", dict(metric="kernel_cka")),
@@ -198,6 +228,22 @@ def fewer_updates_less_change(t: Table, metric: str) -> Estimate:
     return ratio(few, end)
 
 
+@claim(
+    "beyond-schedule", PAPER, HERE, Accept("as in standard training", 0.8, 1.25),
+    over={
+        "beyond-schedule-weights": Setting("distance of the weights", dict(metric="distance")),
+        "beyond-schedule-kernel": Setting("1 - CKA with the first one", dict(metric="kernel_cka")),
+    },
+)  # fmt: skip
+def schedule_decides(t: Table, metric: str) -> Estimate:
+    """Parity: eight linearisations at times that grow geometrically change weights and kernel as
+    much as standard training does (ratio): the length of early rounds counts, not their number."""
+    few, end = ends(t, "schedule", metric), standard(t, "parity", metric)
+    if metric == "kernel_cka":
+        few, end = (runs.map(1 - runs["value"]) for runs in (few, end))
+    return ratio(few, end)
+
+
 @claim("beyond-rate", PAPER, HERE, Accept("none", -0.5, 0.5))
 def rate_alone(t: Table) -> Estimate:
     r"""Parity, eight linearisations: at a fixed length $\eta K$ of a round the rate $\eta$ does not
@@ -261,6 +307,20 @@ def one_tangent(t: Table) -> Estimate:
 def kernel_stays_at_large_scale(t: Table) -> Estimate:
     r"""At $\alpha = 10$ eight linearisations leave the kernel where it is (CKA)."""
     return uniform(t, "scale", FEW, "kernel_cka", alpha=10.0).mean()
+
+
+@claim("control-momentum", PAPER, HERE, SMALL, kind="control")
+def momentum_changes_nothing(t: Table) -> Estimate:
+    """Heavy ball in eight rounds of the same length, at rest where each begins, changes nothing
+    (parity, test error with memory 0.9 minus without)."""
+    return minus(ends(t, "momentum"), uniform(t, "parity", FEW))
+
+
+@claim("control-stand-in", PAPER, HERE, SMALL, kind="control")
+def rounds_stand_for_steps(t: Table) -> Estimate:
+    """On CIFAR-10 32 geometric rounds stand for standard training as well as 128 do (test error
+    with 32 minus with 128)."""
+    return minus(standard(t, "planes"), ends(t, "dense"))
 
 
 @claim("control-labels", PAPER, HERE, Accept("none", -1.5, 1.5), kind="control")

@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tangents.lab.study import Config, Count, Positive
+from tangents.lab.study import LATER, Config, Count, Positive, Rule, Whole
+
+Memory = Annotated[float, Rule("at least 0 and below 1", lambda v: 0 <= v < 1)]
 
 
 @dataclass(frozen=True)
 class Iterative(Config):
     """One network trained on F = alpha (f - f0) for a time, re-linearised `rounds` times.
 
-    Time is that of dF/dt = -Theta (F - y), the flow of the squared loss, summed over examples and
-    divided by alpha^2.
+    Time is that of dF/dt = -Theta l'(F, y), the flow of the loss, summed over examples and divided
+    by alpha^2.
     """
 
     part: str = "curve"  # which part of the chapter the run belongs to
@@ -36,6 +38,9 @@ class Iterative(Config):
     dtype: Literal["float64", "float32"] = "float64"  # precision of the network
     seed: int = 0  # of the initial weights
     data_seed: int = -1  # of the draw of the data; -1: that of the weights
+    loss: Annotated[Literal["squared", "cross-entropy"], LATER] = "squared"  # of outputs
+    batch: Annotated[Whole, LATER] = 0  # examples a step; 0: all
+    memory: Annotated[Memory, LATER] = 0.0  # of heavy ball, at rest where a round begins
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,12 +50,24 @@ class Iterative(Config):
             raise ValueError(f"damping must be at least 0, or -1, got {self.damping}")
         if not math.isfinite(self.damping):
             raise ValueError(f"damping must be finite, got {self.damping}")
+        if self.batch and self.n % self.batch:
+            raise ValueError(f"batch must divide n = {self.n}, got {self.batch}")
+        if self.loss == "cross-entropy" and self.target != "classes":
+            raise ValueError("loss='cross-entropy' needs target='classes'")
+        special = [self.loss != "squared" or self.batch > 0, self.damping != 0, self.memory > 0]
+        if sum(special) > 1 or (any(special) and self.train == "tangents"):
+            raise ValueError("another loss or batches, damping, and memory each stand alone, and "
+                             "train='tangents' without them")  # fmt: skip
+        if self.train == "steps" and any(special[1:]):
+            raise ValueError("train='steps' knows neither damping nor memory")
 
 
 SEEDS, FEW = range(10, 20), range(10, 16)
+FRESH = range(20, 30)
 COUNTS = [1, 2, 4, 8, 16, 32]
 PARITY = dict(target="parity", n=300, alpha=0.3, duration=10.0)
 CLASSES = dict(target="classes", n=100, alpha=0.1, duration=10.0)
+ENTROPY = dict(target="classes", n=100, alpha=1.0, duration=30.0, loss="cross-entropy", rate=0.2)
 PLANES = dict(dataset="cifar-10", target="pair", network="conv", width=16, n=500, n_test=3000,
               alpha=1.0, duration=100.0, dtype="float32")  # fmt: skip
 LARGE = dict(dataset="cifar-10", target="classes", network="conv", width=64, n_test=10_000,
@@ -66,6 +83,7 @@ PRESETS = {
         dict(part="tangents", train="tangents", **TINY),
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
+        dict(part="dense", rounds=128, schedule="geometric", seed=FEW, **PLANES),
         dict(part="parity", train="steps", rate=0.2, seed=SEEDS, **PARITY),
         dict(part="classes", train="steps", seed=FEW, **CLASSES),
         dict(part="planes", rounds=32, schedule="geometric", seed=FEW, **PLANES),
@@ -84,6 +102,14 @@ PRESETS = {
         dict(part="damping", rounds=[4, 8, 16], damping=-1.0, seed=SEEDS, **PARITY),
         dict(part="once", rounds=2, schedule="once", first=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 9.0],
              seed=SEEDS, **PARITY),
+        dict(part="entropy", train="steps", seed=FRESH, **ENTROPY),
+        dict(part="entropy", rounds=[8, 1], seed=FRESH, **ENTROPY),
+        dict(part="batches", train="steps", batch=30, rate=0.2, seed=FRESH, **PARITY),
+        dict(part="batches", rounds=[8, 1], batch=30, rate=0.2, seed=FRESH, **PARITY),
+        dict(part="again", train="steps", rate=0.2, seed=FRESH, **CLASSES),
+        dict(part="again", rounds=8, seed=FRESH, **CLASSES),
+        dict(part="momentum", rounds=8, memory=0.9, seed=SEEDS, **PARITY),
+        dict(part="schedule", rounds=8, schedule="geometric", seed=SEEDS, **PARITY),
         dict(part="rate", rounds=8, rate=[0.01, 0.05, 0.2, 0.4], seed=FEW, **PARITY),
         dict(part="shuffled", rounds=[1, 8], shuffled=True, seed=SEEDS, **PARITY),
     ],

@@ -15,12 +15,12 @@ from torch import Generator, Tensor, nn
 
 from tangents import kernels, models
 from tangents.data.tasks import Task, classes, pair, parity
-from tangents.descent import gradient_descent, updates
+from tangents.descent import epochs, gradient_descent, updates
 from tangents.empirical import ntk
 from tangents.functional import Params, difference, norm
 from tangents.lab.study import records
-from tangents.linearised import damped, flow, matrix, stable_rate
-from tangents.losses import SQUARED
+from tangents.linearised import damped, flow, heavy_ball, matrix, stable_rate
+from tangents.losses import CROSS_ENTROPY, SQUARED
 from tangents.problem import Problem
 from tangents.relinearised import (
     Round,
@@ -37,16 +37,18 @@ PER_DECADE = 4  # looks at a tangent model in a decade of its training time
 FAITHFUL = 0.9  # least share of a predicted fall of the loss that the network must achieve
 MOST = 200  # tangents of a training, at most
 SHORTEST = 1e-9  # of what is left of the training, the shortest round that is tried
+LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
 
 
 @lru_cache(maxsize=4)
 def task(c: Iterative, device: str) -> Task:
-    """Training and test examples with targets (n, c): one-hot minus its mean, or one of -+1."""
+    """Training and test examples with targets (n, c): one of -+1, or one-hot, less its mean for the
+    squared loss."""
     seed, dtype = c.seed if c.data_seed < 0 else c.data_seed, getattr(torch, c.dtype)
     flat, where = c.network == "fc", dict(seed=seed, dtype=dtype, device=device)
     if c.target == "classes":
         data = classes(c.dataset, c.n, c.n_test, flat=flat, **where)
-        mean = data.y.shape[1] ** -1
+        mean = data.y.shape[1] ** -1 if c.loss == "squared" else 0
         y, y_test = data.y - mean, data.y_test - mean
     else:
         make = parity if c.target == "parity" else pair
@@ -91,6 +93,7 @@ class Record:
         self.alpha = data.x.new_full((1,), c.alpha)
         self.F = predictor(module, params0, self.alpha)
         self.valid = round(VALIDATION * len(data.y_test))
+        self.loss_of = LOSSES[c.loss]
         self.kernel0, self.rows = self.kernel(params0), []
 
     def kernel(self, params: Params) -> Tensor:
@@ -118,7 +121,7 @@ class Record:
         self.row(step, time, "validation", **{f"{name}_validation": error(output[:k], y[:k])})
 
     def loss(self, output: Tensor) -> float:
-        return (output - self.data.y).square().sum().item() / 2
+        return self.loss_of.value(output, self.data.y).sum().item()
 
     def anchor(self, step: int, time: float, params: Params) -> None:
         """What is measured where the network is linearised."""
@@ -157,7 +160,7 @@ class Record:
         predicted, achieved, share = self.share(found.model, found.coefficients, found.params)
         self.row(step, start + length, "train", loss=achieved, loss_linear=predicted,
                  gain_share=share, eigenvalue=found.model.largest, steps=found.steps)  # fmt: skip
-        if self.c.rounds == 1:
+        if self.c.rounds == 1 and self.loss_of is SQUARED and not self.c.batch:
             top = found.model.largest.item()
             decades = max(0, math.floor(PER_DECADE * math.log10(length * top)))
             for k in range(1, decades + 1):
@@ -175,16 +178,25 @@ class Record:
         return self.rows
 
 
+def batches(c: Iterative) -> Iterator[Tensor] | None:
+    """The examples of each step, of one draw for all ways to train a network."""
+    return epochs(c.n, c.batch, Generator().manual_seed(c.seed)) if c.batch else None
+
+
 def rounds(c: Iterative, record: Record, longest: Tensor) -> tuple[int, float, Params]:
     """Trains in rounds of given lengths; returns how many, the time, and the weights."""
     data, planned = record.data, [longest.new_full((1,), v) for v in lengths(c)]
 
     def gain(duration: Tensor):
+        if c.memory:  # which lengthens each step 1 / (1 - memory) times
+            travelled = duration * (1 - c.memory)
+            steps = math.ceil((travelled / longest).item())
+            return heavy_ball(travelled / steps, steps, c.memory)
         return damped(1 / duration if c.damping == -1 else torch.full_like(duration, c.damping))
 
     states = relinearise(
         record.module, record.params0, data.x, data.y, record.alpha, planned, longest,
-        gain=gain if c.damping else None,
+        gain=gain if c.damping or c.memory else None, loss=record.loss_of, batches=batches(c),
     )  # fmt: skip
     time = 0.0
     for found in states:
@@ -201,14 +213,18 @@ def steps(c: Iterative, record: Record, longest: Tensor) -> tuple[int, float, Pa
     """Gradient descent on the network itself: a round for every step."""
     data, count = record.data, math.ceil(c.duration / longest.item())
     rate = c.duration / count * len(data.y)  # the problem's loss is a mean over examples
-    problem = Problem.start(record.module, record.params0, data.x, data.y, record.alpha, SQUARED)
-    looks = {round(count ** (k / 20)) for k in range(21)} - {count}
-    for state in updates(problem, record.params0, gradient_descent(rate), count):
+    loss = record.loss_of
+    problem = Problem.start(record.module, record.params0, data.x, data.y, record.alpha, loss)
+    looks = {round(count ** (k / 20)) for k in range(21)}
+    rule = gradient_descent(rate)
+    for state in updates(problem, record.params0, rule, count, batches(c)):
+        time = state.step * c.duration / count
+        if state.step in looks - {count}:
+            record.anchor(state.step, time, state.params)
         if state.step in looks:
-            record.anchor(state.step, state.step * c.duration / count, state.params)
-            record.row(state.step, state.step * c.duration / count, "train",
-                       loss=record.loss(state.output[0]))  # fmt: skip
-    record.row(count, c.duration, "train", loss=record.loss(state.output[0]))
+            with torch.no_grad():
+                output = record.F(state.params, data.x)[0]
+            record.row(state.step, time, "train", loss=record.loss(output))
     return count, c.duration, state.params
 
 
@@ -216,7 +232,7 @@ def tangents(c: Iterative, record: Record, longest: Tensor) -> tuple[int, float,
     """As few rounds as are faithful, each as long as the network does what its tangent predicts."""
     data, params, left, count = record.data, record.params0, c.duration, 0
     given = record.module, record.params0, data.x, record.alpha
-    while left > 1e-9 * c.duration and count < MOST:
+    while left > SHORTEST * c.duration and count < MOST:
         model, length, share = TangentModel.at(*given, params), left, 0.0
         while not share >= FAITHFUL and length > SHORTEST * left:
             coefficients = model.train(data.y, flow(longest.new_full((1,), length).double()))
@@ -225,7 +241,7 @@ def tangents(c: Iterative, record: Record, longest: Tensor) -> tuple[int, float,
             *_, share = record.share(model, coefficients, end)
             length = length / 2
         params, left, count = end, left - 2 * length, count + 1
-    whole = left <= 1e-9 * c.duration
+    whole = left <= SHORTEST * c.duration
     record.row(count, c.duration - left, "train", tangents=count if whole else math.inf)
     return count, c.duration - left, params
 
@@ -238,7 +254,7 @@ def run(configs: list[Iterative], device: str) -> Iterator[tuple[int, list[dict]
         params0 = models.initialise_stack(module, [c.seed], data.x.dtype, device)
         record = Record(c, module, params0, data)
         top = torch.linalg.eigvalsh(matrix(ntk(module, params0, data.x)).double())[:, -1]
-        longest = (c.rate * stable_rate(top, SQUARED)).to(data.x)
+        longest = (c.rate * stable_rate(top, record.loss_of)).to(data.x)
         record.anchor(0, 0.0, params0)
         way = dict(rounds=rounds, steps=steps, tangents=tangents)[c.train]
         yield i, record.finish(*way(c, record, longest), top.item()), {}
