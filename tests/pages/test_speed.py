@@ -52,3 +52,9 @@ def test_a_budget_is_no_package(frame):
     (ax,) = speed.advantage(frame).axes
     labels = {text.get_text() for text in ax.get_legend().get_texts()}
     assert labels == {"asdl", "nngeometry", "aim"}
+
+
+def test_the_break_even_is_against_the_fastest_peer():
+    rows = [("tangents", 0.05), ("jax", 8.0), ("torch.func", 12.0), ("asdl", np.nan)]
+    frame = pd.DataFrame(rows, columns=["peer", "seconds"]).assign(task="phase")
+    assert speed.break_even(frame) == 7  # 6.25 steps

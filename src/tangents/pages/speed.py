@@ -1,5 +1,6 @@
 """Figures and tables of the chapter on speed, from the rows that benchmarks/engine.py writes."""
 
+import math
 from html import escape
 
 import numpy as np
@@ -11,13 +12,14 @@ from tangents.lab.figures import MARKERS, PALETTE, panels
 from tangents.lab.store import results_root
 
 OURS = "tangents"
+PHASE = 1000  # steps that are leapt at once
 LEAN = rf"{OURS}, (\d+) MB"  # within a budget
 COLOURS = [*PALETTE[:8], *PALETTE[9:]]  # but for yellow, which is hard to see on white
 TASKS = {
     "kernel": "kernel",
     "step": "Gauss–Newton step",
     "linearised": "step of the linearised model",
-    "phase": "1000 steps of the linearised model",
+    "phase": f"{PHASE} steps of the linearised model",
     "stack": "64 networks, 200 steps",
     "closed": "kernel of infinite width",
 }
@@ -202,6 +204,13 @@ def large(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {"kernel alone": some["share of peak"], "at most": bound, "with the passes": whole}
     shown = pd.DataFrame(columns).map("{:.0%}".format)
     return shown.set_axis(some["problem"].str.removeprefix("kernel, "))
+
+
+def break_even(frame: pd.DataFrame) -> int:
+    """How many explicit steps of the linearised model the fastest peer makes while all of the phase
+    are leapt at once."""
+    phase = frame[frame["task"] == "phase"].set_index("peer")["seconds"]
+    return math.ceil(PHASE * phase[OURS] / phase.drop(OURS).min())
 
 
 def _megabytes(value: float) -> str:
