@@ -28,7 +28,7 @@ from tangents.linearised import (
     spectrum,
     stable_rate,
 )
-from tangents.losses import CROSS_ENTROPY, SQUARED
+from tangents.losses import CROSS_ENTROPY, SQUARED, newton
 from tests.cases import (
     STACKS,
     Applied,
@@ -291,6 +291,25 @@ def test_gauss_newton_of_a_stack_is_that_of_its_networks(dense):
         one = jacobian(NET, select(STACK, i), X)
         want = gauss_newton(one, Y, CROSS_ENTROPY, damping=0.1, tolerance=1e-11)
         all_close(select(got.params, i), want.params, order=0.7)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_relative_damping_is_one_of_the_mean_diagonal(dense):
+    both = jacobian(NET, STACK, X)
+    options = dict(dense=dense, tolerance=1e-11)
+    got = gauss_newton(both, Y.expand(2, N, C), SQUARED, damping=0.1, relative=True, **options)
+    for i in range(2):
+        J = jacobian(NET, select(STACK, i), X)
+        damping = 0.1 * matrix(J.gram()).diagonal().mean().item()
+        want = gauss_newton(J, Y, SQUARED, damping=damping, **options)
+        all_close(select(got.params, i), want.params, order=0.6)
+
+
+@every_loss
+def test_newtons_outputs_solve_each_examples_hessian(loss):
+    f, y = normal(2, N, C, seed=11), Y.expand(2, N, C)
+    S, g = loss.root(f), loss.gradient(f, y).unsqueeze(-1)
+    close(newton(loss, f, y), (torch.linalg.pinv(S @ S.mT) @ g).squeeze(-1), order=0.8)
 
 
 def test_gauss_newton_refuses():

@@ -1,4 +1,4 @@
-"""The reversible network runs backwards, and its right inverse is one: against dense derivatives."""
+"""The reversible network runs backwards, and its right inverse is one, by dense derivatives."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def dense(net, params, x, eps):
     push = -eps @ net.readout.mT
     change = {}
     for place in range(blocks):
-        x1, x2, before = vmap(lambda v, p=place: back(v, p))(last)
+        x1, _, before = vmap(lambda v, p=place: back(v, p))(last)
         J1, J2, _ = vmap(jacrev(lambda v, p=place: back(v, p)))(last)
         t1, t2 = (torch.einsum("nij,nj->ni", J, push) for J in (J1, J2))
         through = vmap(jacrev(lambda z, p=place: apply(p, 1, z)))(x1)

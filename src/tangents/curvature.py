@@ -205,6 +205,7 @@ def gauss_newton(
     dense: bool = True,
     tolerance: float = 1e-6,
     max_products: int = 500,
+    relative: bool = False,
 ) -> Step:
     """The Gauss-Newton step -(J^T H J + damping)^-1 J^T g, of minimum norm without damping.
 
@@ -212,9 +213,9 @@ def gauss_newton(
     system of the size of the kernel: J itself is never formed. `hessian=False` takes H = 1, the
     step that moves the linearised outputs along -g. `dense` forms A A^T and factors it (Cholesky),
     and refines the solution; else conjugate gradients on products, preconditioned by the mean
-    kernel over outputs, to `tolerance`. Raises ValueError where A A^T + damping is singular, the
-    tolerance is out of reach, or `y` is no target of this loss. Source: Buffelli et al. (2024),
-    section 3; Cai et al. (2019).
+    kernel over outputs, to `tolerance`. `relative`: the damping is one of the mean diagonal of
+    A A^T. Raises ValueError where A A^T + damping is singular, the tolerance is out of reach, or
+    `y` is no target of this loss. Source: Buffelli et al. (2024), section 3; Cai et al. (2019).
     """
     require(damping >= 0, f"damping must be >= 0, got {damping}")
     require(y.shape == J.value.shape, f"y must have the shape of the outputs, "
@@ -229,10 +230,14 @@ def gauss_newton(
         require(inside, "the targets must be probabilities: in the range 0..1, with sum 1")
         A = J.left_multiply(root)
 
-    def product(u: Tensor) -> Tensor:
-        return A.ntk_vp(u) + damping * u
+    ridge = w.new_full(w.shape[:-2], damping)
+    if relative:
+        ridge = ridge * A.diagonal().mean((-2, -1))
 
-    solve = _cholesky(A, damping) if dense else _mean_kernel(A, damping)
+    def product(u: Tensor) -> Tensor:
+        return A.ntk_vp(u) + ridge[..., None, None] * u
+
+    solve = _cholesky(A, ridge) if dense else _mean_kernel(A, ridge)
     size = torch.linalg.matrix_norm(w).clamp(min=torch.finfo(w.dtype).tiny)
     u, rest, products = torch.zeros_like(w), w, 0
     while True:  # the residual that the recurrence carries drifts: begin anew from the true one
@@ -251,11 +256,11 @@ def gauss_newton(
         )
 
 
-def _cholesky(A: Jacobian, damping: float):
-    """Solves with the Cholesky factor of A A^T + damping."""
+def _cholesky(A: Jacobian, ridge: Tensor):
+    """Solves with the Cholesky factor of A A^T + ridge."""
     c = A.value.shape[-1]
     kernel = matrix(A.gram())
-    kernel.diagonal(dim1=-2, dim2=-1).add_(damping)
+    kernel.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None])
     root = _factor(kernel)
 
     def solve(u: Tensor) -> Tensor:
@@ -264,11 +269,11 @@ def _cholesky(A: Jacobian, damping: float):
     return solve
 
 
-def _mean_kernel(A: Jacobian, damping: float):
+def _mean_kernel(A: Jacobian, ridge: Tensor):
     """Solves with the mean of the kernel over outputs, which is the kernel of a wide network."""
     mean = A.gram(outputs="trace") / A.value.shape[-1]
     shift = 1e-6 * mean.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None]
-    mean.diagonal(dim1=-2, dim2=-1).add_(damping + shift)
+    mean.diagonal(dim1=-2, dim2=-1).add_(ridge[..., None] + shift)
     root = _factor(mean)
     return lambda u: torch.cholesky_solve(u, root)
 

@@ -90,3 +90,12 @@ CROSS_ENTROPY = OutputLoss(
     curved=True,
     smoothness=0.5,
 )
+
+
+def newton(loss: OutputLoss, f: Float[Tensor, "*s n c"], y: Tensor) -> Float[Tensor, "*s n c"]:
+    """H^+ g, what a Newton step on each example's loss takes away from its outputs.
+
+    Without bound where the right class of the cross-entropy is unlikely.
+    """
+    root, whitened = loss.root(f), loss.whitened(f, y).unsqueeze(-1)
+    return (root @ torch.linalg.solve(root.mT @ root, whitened)).squeeze(-1)

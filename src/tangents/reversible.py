@@ -133,8 +133,9 @@ def damped(damping: float) -> Solver:
         root, info = torch.linalg.cholesky_ex(kernel)
         pivots, (n, h) = root.diagonal(dim1=-2, dim2=-1).square(), features.shape[-2:]
         least = 100 * torch.finfo(kernel.dtype).eps * pivots.amax(-1)
-        require(not info.any() and bool((pivots.amin(-1) > least).all()), f"the {h} features of {n} "
-                "examples are dependent to rounding: truncate them, add damping or features")  # fmt: skip
+        regular = not info.any() and bool((pivots.amin(-1) > least).all())
+        require(regular, f"the {h} features of {n} examples are dependent to rounding: "
+                "truncate them, add damping or features")  # fmt: skip
         return features.mT @ torch.cholesky_solve(target, root)
 
     return solve

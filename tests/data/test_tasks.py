@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from tangents.data import sources, tasks
 from tangents.data.sets import DATASETS, load
 from tangents.data.sources import DataError
-from tangents.data.tasks import Task, classes, pair, parity
+from tangents.data.tasks import Task, classes, pair, parity, table
 
 
 @pytest.fixture
@@ -245,3 +245,27 @@ def test_impossible_classes_are_refused(request_, complaint):
     with pytest.raises(DataError) as error:
         classes(**{"name": "digits", "n": 10, "n_test": 10} | request_)
     assert str(error.value).startswith(complaint)
+
+
+@pytest.mark.parametrize("name, d, c", [("wine", 13, 3), ("breast-cancer", 30, 2)])
+def test_a_table_is_standardised_by_its_training_examples(name, d, c):
+    task = table(name, 100, 50, seed=1)
+    assert task.x.shape == (100, d) and task.y_test.shape == (50, c)
+    assert task.x.mean(0).abs().max() < 1e-12
+    assert (task.x.std(0, correction=0) - 1).abs().max() < 1e-12
+    assert (task.y.sum(1) == 1).all() and (task.y_test.sum(1) == 1).all()
+    assert task.x_test.mean(0).abs().max() > 1e-3
+    assert not torch.equal(table(name, 100, 50, seed=2).x, task.x)
+
+
+def test_a_table_of_real_targets():
+    task = table("diabetes", 300, 100)
+    assert task.y.shape == (300, 1) and task.y.mean().abs() < 1e-12
+    assert task.y.std(correction=0).item() == pytest.approx(1)
+
+
+def test_a_table_has_so_many_examples():
+    with pytest.raises(DataError, match="n=100, n_test=79: wine has 178 examples"):
+        table("wine", 100, 79)
+    with pytest.raises(DataError, match="unknown table 'iris': accepted are wine"):
+        table("iris", 10, 10)

@@ -179,3 +179,18 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels
+
+
+TABLES = {"wine": "load_wine", "breast-cancer": "load_breast_cancer", "diabetes": "load_diabetes"}
+
+
+@functools.lru_cache(maxsize=4)
+def load_table(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """All examples (n, d) of one of scikit-learn's `TABLES`, as they are, and their targets (n,):
+    classes, integers from zero, or real numbers for "diabetes". Raises DataError."""
+    from sklearn import datasets  # here, for it takes two seconds to import
+
+    if name not in TABLES:
+        raise DataError(f"unknown table {name!r}: accepted are {', '.join(TABLES)}")
+    x, y = getattr(datasets, TABLES[name])(return_X_y=True)
+    return x.astype(np.float64), y

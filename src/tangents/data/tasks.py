@@ -12,7 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from tangents.data.sets import DATASETS, load
+from tangents.data.sets import DATASETS, load, load_table
 from tangents.data.sources import DataError
 
 
@@ -199,6 +199,36 @@ def classes(
     x = _normalised(pixels, pixels[:n].mean(0))
     x = x if flat else x.reshape(len(x), *like)
     return _split(x, np.eye(len(known))[place[chosen]], n, dtype, device)
+
+
+def table(
+    name: str,
+    n: int,
+    n_test: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Task:
+    """One of `sets.TABLES`, shuffled by `seed`: the first `n` train, the next `n_test` test.
+
+    Every column of x (n, d) has mean 0 and variance 1 on the training examples; y is one-hot
+    (n, c), or (n, 1), standardised likewise, for a table of real targets. Raises DataError if that
+    many examples do not exist.
+    """
+    x, labels = load_table(name)
+    if n < 2 or n_test < 0 or n + n_test > len(x):
+        raise DataError(f"n={n}, n_test={n_test}: {name} has {len(x)} examples, 2 at least train")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(int(seed))).numpy()
+    order = order[: n + n_test]
+    x, labels = _standardised(x[order], n), labels[order]
+    if np.issubdtype(labels.dtype, np.integer):
+        return _split(x, np.eye(labels.max() + 1)[labels], n, dtype, device)
+    return _split(x, _standardised(labels[:, None], n), n, dtype, device)
+
+
+def _standardised(x: np.ndarray, n: int) -> np.ndarray:
+    spread = x[:n].std(0)
+    return (x - x[:n].mean(0)) / np.where(spread > 0, spread, 1)
 
 
 def _pooled(images: np.ndarray, pool: int) -> tuple[np.ndarray, tuple[int, int, int]]:
