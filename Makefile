@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 PRESET ?= book
 ARGS   ?=
+OUT    ?= _build/gpu-out
 
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -12,13 +13,14 @@ NOTEBOOKS := $(sort $(wildcard book/*.ipynb))
 PIP       := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help install data book test notebooks reproduce lint clean
+.PHONY: help install data book test notebooks reproduce gpu lint clean
 
 help:
 	@echo "make book                    build the book in _build/html"
 	@echo "make test                    unit tests, then every notebook re-executed and compared"
 	@echo "make notebooks               execute the notebooks in place"
 	@echo "make reproduce PRESET=book   compute every published run, then execute the notebooks"
+	@echo "make gpu OUT=folder          tests, kernels and paper runs on a GPU, with PYTHON as it is"
 	@echo "make lint                    ruff"
 	@echo "make clean                   remove what was built (data and finished runs stay)"
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) ARGS='$(ARGS)'"
@@ -57,6 +59,9 @@ reproduce: data
 	done
 	$(BIN)/python tools/headline.py
 	$(BIN)/python tools/notebooks.py $(NOTEBOOKS)
+
+gpu:
+	$(PYTHON) tools/gpu.py run $(OUT) $(ARGS)
 
 lint: install
 	$(BIN)/python -m ruff check .

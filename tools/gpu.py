@@ -1,0 +1,160 @@
+"""All that wants a GPU, in one command: tests of the device, kernels, runs of the `paper` presets.
+
+    python tools/gpu.py pack FOLDER mnist        # here: raw data, compressed, to take along
+    python tools/gpu.py run OUT --data FOLDER    # on the machine with the GPU; without a network
+    python tools/gpu.py merge OUT                # here: what came back into store and tables
+
+`run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds
+tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB.
+"""
+
+import argparse
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+LIMIT = 15 * 2**20  # bytes of a file of runs
+# Runs in order of value: a study and one part of its preset `paper`.
+RUNS = [("gauss_newton", "large"), ("iterative", "cifar"), ("lazy", None), ("constancy", None)]
+
+
+def command(words: list[str], seconds: float, log: Path | None = None, **env: str) -> str:
+    """Runs a command of this Python for so long; what became of it."""
+    words = [sys.executable, *words]
+    given = os.environ | {"PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"} | env
+    print("+", *words[1:], flush=True)
+    try:
+        if log is None:
+            code = subprocess.run(words, cwd=ROOT, env=given, timeout=seconds).returncode
+        else:
+            with log.open("w") as out:
+                code = subprocess.run(words, cwd=ROOT, env=given, timeout=seconds, stdout=out,
+                                      stderr=subprocess.STDOUT).returncode  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "stopped at the limit"
+    return "done" if code == 0 else f"failed ({code})"
+
+
+def run(args: argparse.Namespace) -> None:
+    end, out = time.monotonic() + 60 * args.minutes, args.out
+    out.mkdir(parents=True, exist_ok=True)
+    if args.data:
+        os.environ["TANGENTS_DATA"] = str(args.store.absolute() / "raw")
+        unpack(args.data, args.store / "raw")
+
+    def left(share: float = 1.0) -> float:
+        return max(1.0, share * (end - time.monotonic()))
+
+    if "tests" in args.parts:
+        words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_devices.py"]
+        log = out / "tests.txt"
+        print(command(words, left(0.3), log, TANGENTS_DEVICE=args.device), flush=True)
+        print(log.read_text()[-2000:])
+    if "kernels" in args.parts:
+        minutes = left(0.5) / 60
+        words = ["benchmarks/device.py", str(out / "device.csv"), "--device", args.device]
+        words += ["--minutes", f"{0.8 * minutes:.2f}", "--largest", str(args.largest)]
+        print(command(words, 60 * minutes), flush=True)
+    if "runs" in args.parts:
+        for study, part in RUNS:
+            if end - time.monotonic() < 10:
+                break
+            words = ["-m", "tangents", "run", study, "--preset", args.preset, "--device",
+                     args.device, "--store", str(args.store)]  # fmt: skip
+            words += ["--only", "part", part] if part and args.preset == "paper" else []
+            print(command(words, left() - 5), flush=True)
+            bundle(args.store / study, out, study)
+
+
+def bundle(folder: Path, out: Path, study: str) -> None:
+    """The runs of a study as tar files below the limit."""
+    for old in out.glob(f"{study}*.tar"):
+        old.unlink()
+    files, number, size = sorted(folder.glob("[!.]*.npz")), 0, LIMIT
+    for file in files:
+        if size + file.stat().st_size > LIMIT:
+            number, size = number + 1, 0
+        size += file.stat().st_size + 1024
+        with tarfile.open(out / f"{study}-{number}.tar", "a") as tar:
+            tar.add(file, f"{study}/{file.name}")
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Runs into the store, then the table of the preset with what is there; the device's kernels
+    beside the other measurements."""
+    from tangents import studies
+    from tangents.lab.store import Store, publish, results_root, runs_root
+
+    for path in sorted(args.out.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            tar.extractall(runs_root(args.store), filter="data")
+    for name in {path.stem.rpartition("-")[0] for path in args.out.glob("*.tar")}:
+        print(publish(studies.find(name), args.preset, Store(runs_root(args.store)), args.results,
+                      partial=True))  # fmt: skip
+    if (args.out / "device.csv").exists():
+        print(shutil.copy(args.out / "device.csv", results_root(args.results)
+                          / "benchmark-device.csv"))  # fmt: skip
+
+
+def pack(args: argparse.Namespace) -> None:
+    """The raw files of data sets, each compressed."""
+    from tangents.data.sets import DATASETS, fetch
+
+    for name in args.names:
+        there = args.folder / name
+        there.mkdir(parents=True, exist_ok=True)
+        for file in DATASETS[name].files:
+            content = (fetch(name) / file).read_bytes()
+            (there / f"{file}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
+    size = sum(file.stat().st_size for file in args.folder.rglob("*.gz"))
+    print(f"{size / 2**20:.0f} MiB in {args.folder}")
+
+
+def unpack(folder: Path, there: Path) -> None:
+    """What `pack` made, as raw files."""
+    for file in folder.rglob("*.gz"):
+        raw = there / file.relative_to(folder).with_suffix("")
+        if not raw.exists():
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            raw.write_bytes(gzip.decompress(file.read_bytes()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(required=True)
+    one = kinds.add_parser("run")
+    one.add_argument("out", type=Path)
+    one.add_argument("--device", default="cuda")
+    one.add_argument("--preset", default="paper")
+    one.add_argument("--minutes", default=7.5, type=float)
+    one.add_argument("--largest", default=60_000, type=int, help="images of a kernel at most")
+    one.add_argument("--store", default=ROOT / "_build" / "gpu", type=Path)
+    one.add_argument(
+        "--data", default=None, type=Path, help="what pack made (default: what is here)"
+    )
+    one.add_argument("--parts", nargs="+", default=["tests", "kernels", "runs"])
+    one.set_defaults(call=run)
+    two = kinds.add_parser("merge")
+    two.add_argument("out", type=Path)
+    two.add_argument("--preset", default="paper")
+    two.add_argument("--store", default=None)
+    two.add_argument("--results", default=None)
+    two.set_defaults(call=merge)
+    three = kinds.add_parser("pack")
+    three.add_argument("folder", type=Path)
+    three.add_argument("names", nargs="+", help="of data sets")
+    three.set_defaults(call=pack)
+    args = parser.parse_args()
+    args.call(args)
+
+
+if __name__ == "__main__":
+    main()
