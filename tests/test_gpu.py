@@ -19,7 +19,10 @@ def test_runs_are_bundled_below_the_limit(tmp_path, monkeypatch):
     gpu.bundle(folder, out, "toy")
     bundles = sorted(out.glob("*.tar"))
     assert [path.name for path in bundles] == ["toy-1.tar", "toy-2.tar", "toy-3.tar"]
-    names = [name for path in bundles for name in tarfile.open(path).getnames()]
+    names = []
+    for path in bundles:
+        with tarfile.open(path) as tar:
+            names += tar.getnames()
     assert names == [f"toy/{k:016x}.npz" for k in range(5)]
 
 
