@@ -9,7 +9,8 @@ from tangents.studies.gauss_newton.claims import CLAIMS, FIXES
 
 BASE = dict(layout="half", centred=False, damping=0.0, rtol=0.0, shares="equal", first="",
             loss="squared", decay=0.0, noise=0.0, std=1e-3, rate=0.2, network="reversible",
-            width=1200, then="", dataset="mnist", correction=True, activation="relu")  # fmt: skip
+            width=1200, blocks=2, weighting=1.0, then="", dataset="mnist", correction=True,
+            activation="relu")  # fmt: skip
 PUBLISHED = dict(rtol=0.01, first="linear")
 
 
@@ -149,3 +150,24 @@ def test_laziness_and_theory():
         runs("lazy", "adam", f"cka_{k}", v, loss="cross-entropy") for k, v in ((1, 0.9), (2, 0.6))
     ]
     assert judged("buffelli-8-blocks", *blocks)["estimate"] == pytest.approx(-0.3, rel=0.01)
+
+
+def test_features_and_metrics():
+    few = dict(width=64, blocks=1)
+    frames = [
+        runs("features", "reversible", "loss", {10: 0.4, 20: 0.3}, width=256),
+        runs("features", "reversible", "loss", {10: 0.4, 20: 0.2}, width=512),
+        runs("features", "minimum", "loss", {10: 0.4, 20: 0.25}, width=64),
+        runs("features", "minimum", "loss", {10: 0.7, 20: 0.7}, **few),
+        runs("features", "reversible", "loss", {10: 0.5, 20: 0.55}, width=128, centred=True),
+    ]
+    for setting, want in (("features-258", 1.2), ("features-few", 1), ("features-many", 0.5),
+                          ("remedies-centred", 1.1)):  # fmt: skip
+        assert judged(f"beyond-{setting}", *frames)["estimate"] == pytest.approx(want, rel=0.01)
+    frames = [
+        runs("metric", "minimum", "error", v, weighting=g) for g, v in ((1.0, 0.2), (100.0, 0.5))
+    ]
+    assert judged("beyond-metric-100", *frames)["estimate"] == pytest.approx(30, rel=0.01)
+    steps = [runs("full", "reversible", "updates", 11, loss="cross-entropy", **PUBLISHED),
+             runs("full", "adam", "updates", 10, loss="cross-entropy")]  # fmt: skip
+    assert judged("buffelli-4-published", *steps)["estimate"] == pytest.approx(1.1)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.func import functional_call
+from torch.func import functional_call, jacrev
 
 from tangents.data.sets import DATASETS, TABLES
 from tangents.functional import select
@@ -12,6 +12,7 @@ from tangents.lab.study import ConfigError, coerce, expand, fields
 from tangents.studies.gauss_newton import STUDY
 from tangents.studies.gauss_newton import run as gauss_newton
 from tangents.studies.gauss_newton.config import PRESETS, TINY, GaussNewton
+from tests.cases import flat
 
 
 def config(**given):
@@ -70,6 +71,21 @@ def test_a_random_right_inverse_is_as_long_as_the_reversible_one():
     lengths = {m: run(method=m)["step_length"][0][2] for m in ("reversible", "minimum", "random")}
     assert lengths["random"] == pytest.approx(lengths["reversible"], rel=1e-4)
     assert lengths["minimum"] < lengths["reversible"]
+
+
+def test_minimum_norm_in_another_metric_by_dense_algebra():
+    c, record, here = start(method="minimum", weighting=7.0, n=8, width=10)
+    J = flat(jacrev(lambda p: functional_call(record.module, p, (record.data.x,)))(
+        select(record.params0, 0)), 2).flatten(0, 1)  # fmt: skip
+    weight = torch.cat([torch.full((v[0].numel(),), 7.0 if ".0.trained" in k else 1.0)
+                        for k, v in record.params0.items()]).double()  # fmt: skip
+    eps = gauss_newton.asked(c, here).flatten()
+    want = -weight * (J.mT @ torch.linalg.solve((J * weight) @ J.mT, eps))
+    found = flat(select(gauss_newton.minimum(c, record.module, here), 0))
+    assert (found - want).abs().max() < 1e-4 * want.abs().max()
+    plain, _, _ = start(method="minimum", n=8, width=10)
+    other = flat(select(gauss_newton.minimum(plain, record.module, here), 0))
+    assert other.norm() < 0.95 * found.norm()
 
 
 def test_a_whole_step_is_what_theory_predicts_of_a_small_one():
@@ -212,6 +228,7 @@ def test_fields_accept_what_there_is():
     [
         ({"network": "mlp"}, "network='mlp' has no reversible step"),
         ({"alpha": 2}, "needs centred=True"),
+        ({"weighting": 2}, "a weighting is one of method='minimum'"),
         ({"then": "adam"}, "a switch is one between epochs"),
         ({"until": 0.1, "batch": 5}, "until ends a full-batch training"),
         ({"batch": 21}, "batch must be at most n = 20, got 21"),

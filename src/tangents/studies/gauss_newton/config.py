@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tangents.lab.study import Config, Count, Positive, Rule, Whole
+from tangents.lab.study import LATER, Config, Count, Positive, Rule, Whole
 
 Share = Annotated[float, Rule("at least 0 and finite", lambda v: 0 <= v < float("inf"))]
 Method = Literal["reversible", "minimum", "random", "adam", "sgd", "momentum"]
@@ -54,12 +54,15 @@ class GaussNewton(Config):
     deep: bool = False  # whether kernels and features are measured at start and end
     dtype: Literal["float64", "float32"] = "float64"  # precision
     seed: int = 0  # of weights, fixed features and data
+    weighting: Annotated[Positive, LATER] = 1.0  # g: first halves count 1 / g in the minimum norm
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.network == "mlp" and self.method in ("reversible", "random"):
             raise ValueError("network='mlp' has no reversible step: accepted are minimum, adam, "
                              "sgd, momentum")  # fmt: skip
+        if self.weighting != 1 and (self.method != "minimum" or self.network == "mlp"):
+            raise ValueError("a weighting is one of method='minimum' on a reversible network")
         if self.alpha != 1 and not self.centred:
             raise ValueError("an output scale alpha needs centred=True")
         if self.then and not self.batch:
@@ -142,6 +145,8 @@ PRESETS = {
         MNIST | dict(part="ladder", method=BOTH, damping=[0.01, 0.1]),
         MNIST | dict(part="ladder", rtol=1e-2),
         MNIST | dict(part="ladder", shares="last"),
+        MNIST | dict(part="metric", method="minimum", weighting=[1.0, 10.0, 100.0, 1e4]),
+        MNIST | dict(part="metric"),
         MNIST | dict(part="shuffled", method=BOTH, shuffled=True),
         MNIST | dict(part="mnist", method=BOTH, width=[1200, 600, 330], deep=True),
         *full("squared"),
@@ -161,6 +166,11 @@ PRESETS = {
         SMALL | dict(part="fixes", method="minimum"),
         SMALL | dict(part="fixes", method="adam", rate=3e-3),
         SMALL | dict(part="fixes", method="adam", rate=0.03, network="mlp", width=98),
+        SMALL | dict(part="features", width=[512, 256]),
+        SMALL | dict(part="features", method="minimum", width=[128, 64]),
+        SMALL | dict(part="features", method="minimum", width=64, blocks=1),
+        SMALL | dict(part="features", method="adam", rate=3e-3, width=64, blocks=1),
+        SMALL | dict(part="features", centred=True, layout=["half", "both"]),
         SMALL | dict(part="switch", method="adam", rate=3e-3, then="reversible", then_rate=0.2),
         SMALL | dict(part="switch", then="adam", then_rate=3e-3),
         SMALL | dict(part="switch", then="minimum", then_rate=0.2),

@@ -6,8 +6,10 @@ decides what happens where the network was not asked.
 """
 
 import math
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -42,6 +44,7 @@ DIVERGED = 3.0  # times the first loss: training has diverged
 PROBES = 50  # test examples on which kernels are compared
 LOOKS = 10  # steps of an epoch whose effect on the loss is measured
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3}  # of the minimum-norm step's conjugate gradients
+_FIRST = re.compile(r"blocks\.\d+\.0\.")  # the weights of a first half
 RIDGE = 1e-3  # of a linear probe and of kernel regression, over the kernel's mean diagonal
 
 
@@ -103,14 +106,20 @@ def reversible(c: GaussNewton, module: RevMLP, here: Batch) -> Params:
 
 
 def minimum(c: GaussNewton, module: nn.Module, here: Batch, eps: Tensor | None = None) -> Params:
-    """The change of minimum norm, -J^+ eps, by conjugate gradients."""
+    """The change of minimum norm, -J^+ eps, by conjugate gradients; with a metric g of the norm in
+    which changes of the first halves' weights count 1 / g."""
     J = here.point.jacobian or jacobian(module, here.params, here.problem.x)
+    size = {name: c.weighting**0.5 if c.weighting != 1 and _FIRST.match(name) else 1.0
+            for name in here.params}  # fmt: skip
+    J = replace(J, factors=tuple(replace(f, b=size[f.weight] * f.b) for f in J.factors))
     options = dict(damping=c.damping, relative=True, dense=False, tolerance=TOLERANCE[c.dtype])
     if c.hessian and eps is None:
         target = here.problem.y.expand_as(J.value)
-        return gauss_newton(J, target, here.problem.loss, **options).params
-    eps = asked(c, here) if eps is None else eps
-    return gauss_newton(J, J.value - eps, SQUARED, **options).params
+        found = gauss_newton(J, target, here.problem.loss, **options)
+    else:
+        eps = asked(c, here) if eps is None else eps
+        found = gauss_newton(J, J.value - eps, SQUARED, **options)
+    return {name: size[name] * v for name, v in found.params.items()}
 
 
 def at_random(c: GaussNewton, module: RevMLP, here: Batch, generator: Generator) -> Params:
