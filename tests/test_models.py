@@ -39,6 +39,7 @@ SIGMA = {
     "relu": lambda z: math.sqrt(2) * np.maximum(z, 0),
     "tanh": np.tanh,
     "erf": scipy.special.erf,
+    "linear": lambda z: z,
 }
 
 
@@ -193,3 +194,49 @@ def test_initialisation_is_a_function_of_the_seed():
 def test_bad_networks_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (9, 4), (4, 9), (5, 2, 3, 3), (30, 2, 3, 3)])
+def test_orthogonal_weights(shape):
+    weight = models.orthogonal(torch.Size(shape), torch.Generator().manual_seed(0)).flatten(1)
+    rows, columns = weight.shape
+    few = weight if rows <= columns else weight.mT
+    close(few @ few.mT, max(rows, columns) * torch.eye(min(rows, columns)).double())
+    assert weight.square().mean().item() == pytest.approx(1)
+
+
+def test_the_standard_parametrisation_is_that_of_torch():
+    module = models.MLP(3, 4, 2, activation="tanh", layer=models.Unscaled)
+    params, x = models.initialise(module, 0), normal(5, 3)
+    w = [v for k, v in params.items() if k.endswith("weight")]
+    want = torch.tanh(torch.tanh(x @ w[0].mT) @ w[1].mT) @ w[2].mT
+    close(functional_call(module, params, (x,)), want)
+
+
+def test_orthogonal_weights_have_no_preferred_direction():
+    draws = [models.orthogonal(torch.Size((2, 2)), torch.Generator().manual_seed(s)) / 2**0.5
+             for s in range(400)]  # fmt: skip
+    assert torch.stack(draws).mean(0).abs().max() < 0.15
+    determinants = torch.stack(draws).det()
+    assert (determinants > 0).double().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_delta_kernel_acts_on_its_centre():
+    weight = models.delta_orthogonal(torch.Size((4, 4, 3, 3)), torch.Generator().manual_seed(0))
+    centre = weight[:, :, 1, 1] / 3
+    close(centre @ centre.mT, 4 * torch.eye(4).double())
+    weight[:, :, 1, 1] = 0
+    assert (weight == 0).all()
+    with pytest.raises(ValueError, match="odd sides, got"):
+        models.delta_orthogonal(torch.Size((4, 4, 2, 2)), torch.Generator())
+
+
+def test_orthogonal_networks_carry_the_variance_of_gaussian_ones():
+    module, x = models.MLP(10, 64, 3, activation="erf", bias=False), normal(4, 10)
+    sizes = [
+        functional_call(
+            module, models.initialise_stack(module, list(range(200)), draw=draw), (x,)
+        ).square().mean().item()
+        for draw in (models.normal, models.orthogonal)
+    ]  # fmt: skip
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.15)

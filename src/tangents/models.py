@@ -32,11 +32,17 @@ def relu(z: Tensor) -> Tensor:
     return RELU_GAIN * F.relu(z)
 
 
+def linear(z: Tensor) -> Tensor:
+    """z, of a network that is linear in its input."""
+    return z
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": softplus,
     "relu": relu,
     "tanh": torch.tanh,
     "erf": torch.erf,
+    "linear": linear,
 }
 
 # What a read-out may pass through; "softmax" takes two outputs to p_2 - p_1, the others any number.
@@ -76,6 +82,12 @@ class Linear(nn.Linear):
         return affine(x, weight, self.bias, self.scale)
 
 
+class Unscaled(Linear):
+    """z = W a + b, the standard parametrisation, for a stack too."""
+
+    scale = 1.0
+
+
 class Conv2d(nn.Conv2d):
     """A convolution scaled by 1/sqrt(fan-in); a stack of b networks runs as b channel groups.
 
@@ -108,7 +120,8 @@ class MLP(nn.Module):
     z_1 = W_0 x / sqrt(d) + b_0, a_l = sigma(z_l), z_{l+1} = W_l a_l / sqrt(h) + b_l, and the output
     f = W_L a_L / sqrt(h) + b_L (Geiger et al. 2020, eq. 1). Input (n, d), output (n, c). With a
     `bottleneck` the middle hidden layer, number (depth + 1) // 2, has that width instead (Liu, Zhu
-    & Belkin 2020, on bottlenecks).
+    & Belkin 2020, on bottlenecks). Layers of the type `layer`: `Unscaled` for the standard
+    parametrisation.
     """
 
     def __init__(
@@ -120,6 +133,7 @@ class MLP(nn.Module):
         activation: str = "softplus",
         bias: bool = True,
         bottleneck: int = 0,
+        layer: type[Linear] = Linear,
     ):
         super().__init__()
         name = type(self).__name__
@@ -128,8 +142,8 @@ class MLP(nn.Module):
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
         sizes[(depth + 1) // 2] = bottleneck or width
-        self.hidden = nn.ModuleList(Linear(i, o, bias=bias) for i, o in pairwise(sizes))
-        self.readout = Linear(sizes[-1], c, bias=bias)
+        self.hidden = nn.ModuleList(layer(i, o, bias=bias) for i, o in pairwise(sizes))
+        self.readout = layer(sizes[-1], c, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.hidden:
@@ -209,22 +223,64 @@ def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
-def initialise(module: nn.Module, seed: int, dtype=torch.float64, device="cpu") -> Params:
-    """Weights N(0, 1), biases 0. Drawn on the CPU in float64, so equal on every device."""
+def normal(shape: torch.Size, generator: Generator) -> Tensor:
+    """Entries N(0, 1)."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def orthogonal(shape: torch.Size, generator: Generator) -> Tensor:
+    """A weight (o, i) with orthogonal rows or columns, whichever are fewer, each direction equally
+    likely, and entries of variance 1: sqrt(max(o, i)) Q. Of a convolution (o, i, k, k): over its
+    inputs at all positions, as a matrix (o, i k k).
+
+    The factor keeps the variance of the signal where a layer widens (Huang et al. 2020, section 3;
+    Mezzadri 2007 on the signs of QR).
+    """
+    rows, columns = shape[0], math.prod(shape[1:])
+    tall = normal(torch.Size((max(rows, columns), min(rows, columns))), generator)
+    q, r = torch.linalg.qr(tall)
+    q = q * r.diagonal().sign()
+    q = q if rows >= columns else q.mT
+    return (math.sqrt(max(rows, columns)) * q).reshape(shape)
+
+
+def delta_orthogonal(shape: torch.Size, generator: Generator) -> Tensor:
+    """Of a convolution (o, i, k, k), k odd: orthogonal at the centre, zero elsewhere, with the
+    variance of all k k positions there (Xiao et al. 2018, section 3)."""
+    require(len(shape) == 4 and shape[2] == shape[3] and shape[2] % 2 == 1,
+            f"a delta kernel is one of odd sides, got {tuple(shape)}")  # fmt: skip
+    weight, middle = torch.zeros(shape, dtype=torch.float64), shape[2] // 2
+    weight[:, :, middle, middle] = shape[2] * orthogonal(shape[:2], generator)
+    return weight
+
+
+def initialise(
+    module: nn.Module,
+    seed: int,
+    dtype=torch.float64,
+    device="cpu",
+    draw: Callable[[torch.Size, Generator], Tensor] = normal,
+) -> Params:
+    """Weights N(0, 1), or as `draw` says; biases 0. Drawn on the CPU in float64, so equal on every
+    device."""
     generator = Generator().manual_seed(seed)
     return {
         name: torch.zeros(p.shape, dtype=dtype, device=device)
         if name.endswith("bias")
-        else torch.randn(p.shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        else draw(p.shape, generator).to(device, dtype)
         for name, p in module.named_parameters()
     }
 
 
 def initialise_stack(
-    module: nn.Module, seeds: list[int], dtype=torch.float64, device="cpu"
+    module: nn.Module,
+    seeds: list[int],
+    dtype=torch.float64,
+    device="cpu",
+    draw: Callable[[torch.Size, Generator], Tensor] = normal,
 ) -> Params:
     """One network a seed on a leading axis: tensors (b, ...) for b seeds."""
-    return stack([initialise(module, seed, dtype, device) for seed in seeds])
+    return stack([initialise(module, seed, dtype, device, draw) for seed in seeds])
 
 
 def apply(module: nn.Module) -> Function:

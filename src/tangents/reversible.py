@@ -17,15 +17,9 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call, jvp
 
 from tangents.functional import Params, require
-from tangents.models import Linear, activation_named
+from tangents.models import Unscaled, activation_named
 
 Solver = Callable[[Float[Tensor, "*s n h"], Float[Tensor, "*s n m"]], Float[Tensor, "*s h m"]]
-
-
-class Unscaled(Linear):
-    """z = W a + b, for a stack too: weights (o, i) or (b, o, i)."""
-
-    scale = 1.0
 
 
 class Half(nn.Module):
@@ -33,7 +27,7 @@ class Half(nn.Module):
 
     def __init__(self, side: int, width: int, activation: str, generator: Generator):
         super().__init__()
-        self.activation = _identity if activation == "linear" else activation_named(activation)
+        self.activation = activation_named(activation)
         fixed = torch.randn(width, side, generator=generator, dtype=torch.float64)
         self.register_buffer("fixed", fixed / math.sqrt(width))
         self.trained = Unscaled(width, side)
@@ -43,10 +37,6 @@ class Half(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.trained(self.features(x))
-
-
-def _identity(z: Tensor) -> Tensor:
-    return z
 
 
 class RevMLP(nn.Module):

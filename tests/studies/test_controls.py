@@ -30,6 +30,8 @@ EXCEPTIONS = {
     ("liu-6b", "radius"): NEAR_ONE,
     ("liu-6e", "radius"): NEAR_ONE,
     ("liu-7c", "eigenvalue_max"): NEAR_ONE,
+    ("beyond-schedule-kernel", "kernel_cka"): NEAR_ONE,
+    ("beyond-schedule-weights", "distance"): NEAR_ONE,
     ("liu-8a", "linear_error_top_0.25"): UPPER_BOUND,
     ("liu-8e", "linear_error_top_0.25"): UPPER_BOUND,
     ("liu-8e", "linear_error_top_8"): UPPER_BOUND,
