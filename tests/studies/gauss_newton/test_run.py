@@ -169,7 +169,8 @@ def test_training_ends_at_its_loss_or_is_lost():
     assert values(run(until=1e-9), "converged") == [0]
     lost = run(method="sgd", rate=1e3, length=50)
     assert values(lost, "converged") == [0] and values(lost, "updates")[0] < 50
-    assert values(run(method="sgd", rate=1e3, batch=5), "converged") == [0]
+    lost = run(method="sgd", rate=1e3, batch=5, length=50, deep=True)
+    assert values(lost, "converged") == [0] and len(lost["kernel_cosine"]) == 1
 
 
 def test_dependent_features_are_a_row(capsys):

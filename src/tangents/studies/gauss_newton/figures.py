@@ -91,6 +91,8 @@ def widths(t: Table) -> Figure:
                 runs = (ends if metric == "error" else begins)(t, part, metric, method=method)
                 runs = Runs(runs.rows.assign(ratio=runs["width"] / runs["n"]))
                 draw.band(ax, some(runs), "ratio", place, name + more, ls=line)
+        at = sorted(set(runs["ratio"]))
+        draw.label_ticks(ax, at, (f"{ratio:.2g}" for ratio in at))
     axes[0].legend(fontsize=8.5)
     return fig
 
@@ -137,7 +139,7 @@ def losses(t: Table) -> Figure:
     for ax, part, words in zip(axes, ("full", "large"), ("300 images", "1024 images"), strict=True):
         ax.set(xlabel=ERROR)
         ax.set_title(f"MNIST, {words}", fontsize=11)
-        for place, loss in ((6, "squared"), (8, "cross-entropy")):
+        for place, loss in ((9, "squared"), (5, "cross-entropy")):
             found = {name: ends(t, part, "error", loss=loss, **step)
                      for name, (_, step) in ARMS.items()}  # fmt: skip
             at = {name: runs.mean() for name, runs in found.items() if len(runs)}
@@ -215,7 +217,7 @@ def laziness(t: Table) -> Figure:
     """How lazy the kinds of step are, by loss; and the dial of the output scale."""
     fig, (left, right) = draw.panels(2)
     left.set(xlabel=r"cosine of the last kernel with $\Theta_0$")
-    for place, loss in ((6, "squared"), (8, "cross-entropy")):
+    for place, loss in ((9, "squared"), (5, "cross-entropy")):
         found = {name: ends(t, "lazy", "kernel_cosine", loss=loss, **ARMS[name][1])
                  for name in ("reversible", "minimum norm", "Adam", "SGD", "momentum")}  # fmt: skip
         dots(left, {name: some(runs).mean() for name, runs in found.items()}, place, loss)

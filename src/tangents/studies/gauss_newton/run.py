@@ -208,6 +208,13 @@ class Record:
             f = self.c.alpha * (f - outputs_of(self.module, self.params0, x)[0])
         return f
 
+    @torch.no_grad()
+    def sound(self, params: Params) -> bool:
+        """Whether the outputs on all examples are finite."""
+        return all(
+            bool(self.F(params, x).isfinite().all()) for x in (self.data.x, self.data.x_test)
+        )
+
     def mean_loss(self, params: Params, x: Tensor, y: Tensor) -> float:
         return self.loss.value(self.F(params, x), y).mean().item()
 
@@ -390,6 +397,6 @@ def run(configs: list[GaussNewton], device: str) -> Iterator[tuple[int, list[dic
             record.row(c.length, math.nan, "train", converged=False)
             print(f"{c.part}, seed {c.seed}: {refused}")
         else:
-            if c.deep:
+            if c.deep and record.sound(params):
                 record.features(step, step, params)
         yield i, record.rows, {}
