@@ -176,10 +176,14 @@ def right_inverse(
     for place in reversed(range(blocks)):
         names = [f"blocks.{place}.{i}.trained" for i in range(2)]
         second = _At(net.blocks[place][1], params, names[1], y1)
-        x2, t2_before = y2 - second.value, t2 - second.slope(t1)
+        passed = second.slope(t1)
+        x2, t2_before = y2 - second.value, t2 - passed
         first = _At(net.blocks[place][0], params, names[0], x2)
         weights = solver(first.features, t1)
-        passed = second.slope(first.features @ weights) if correction else 0
+        if not correction:
+            passed = 0
+        elif solver is not cholesky:  # which reaches t1 as it is
+            passed = second.slope(first.features @ weights)
         for name, v in ((names[0], weights), (names[1], solver(second.features, t2 - passed))):
             v = shares[place] * v.mT
             change |= {f"{name}.weight": v[..., :-1], f"{name}.bias": v[..., -1]}

@@ -139,6 +139,10 @@ PRESETS = {
         *(CIFAR | dict(part="phase", width=h, n=[k * h for k in ratios], seed=FEW)
           for h, ratios in ((512, [10, 5]), (256, [40, 20, 10, 5]), (128, [40, 20, 10, 5]))),
         *(LAZY | dict(part="lazy", method=m, rate=r, loss=loss) for loss, m, r in ALONE),
+        # what diverges there at the rate tuned on CIFAR-10, at one tuned on these images
+        *(LAZY | dict(part="lazy", method=m, rate=r, loss=loss) for loss, m, r in (
+            ("squared", "sgd", 0.01), ("squared", "momentum", 3e-3),
+            ("cross-entropy", "sgd", 0.1), ("cross-entropy", "momentum", 0.01))),
         MNIST | dict(part="ladder", method=["random", *BOTH]),
         MNIST | dict(part="ladder", method=BOTH, layout=["both", "interleaved"]),
         MNIST | dict(part="ladder", method=BOTH, centred=True, layout=["half", "both"]),
