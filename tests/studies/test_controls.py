@@ -13,11 +13,14 @@ from tangents.lab.ledger import entry
 from tangents.lab.store import is_published, published
 
 # Columns of one quantity, which are compared with one another, are turned together.
-TOGETHER = [{"error", "error_linear", "error_validation", "error_linear_validation"}]
+TOGETHER = [{"error", "error_linear", "error_validation", "error_linear_validation"},
+            {"cka_1", "cka_2"}]  # fmt: skip
 NO_DIRECTION = "an exponent of zero: the reciprocal is as flat"
 NEAR_ONE = "a ratio near one: its reciprocal is as near"
 UPPER_BOUND = "a bound on growth: turned at one end of the distances, growth is less throughout"
 FALLING = "errors fall with n, so that the difference of their reciprocals grows, downwards"
+NO_SIGN = "a ratio of values of one sign, which is turned in both"
+SMALL = "a difference near zero, whose sign does not matter"
 AT_THE_START = "the least reciprocal is that of the start, where nothing is learnt yet"
 ONLY_PICKS = "asked for to know which runs fitted; what is judged is the frozen kernels' error"
 EXCEPTIONS = {
@@ -41,6 +44,33 @@ EXCEPTIONS = {
         for part in ("classes", "parity")
         for metric in TOGETHER[0]
     },
+    **{(f"beyond-causes-{name}", "error"): SMALL for name in ("centred", "both", "random")},
+    **{
+        (name, "loss"): NEAR_ONE
+        for name in (
+            "buffelli-5-reversible-squared",
+            "buffelli-5-reversible-cross-entropy",
+            "buffelli-5-published-cross-entropy",
+            "beyond-features-258",
+            "beyond-features-514",
+            "beyond-remedies-both",
+        )
+    },
+    **{
+        (f"buffelli-7-{name}", "kernel_cosine"): NEAR_ONE
+        for name in ("reversible-squared", "sgd-squared", "reversible-cross-entropy")
+    },
+    **{
+        (name, "change_own"): NO_SIGN
+        for name in (
+            "buffelli-6-squared-2",
+            "buffelli-6-cross-entropy-2",
+            "beyond-batches-drop-squared",
+            "beyond-batches-drop-cross-entropy",
+        )
+    },
+    ("beyond-lazy-digits", "kernel_change"): NO_SIGN,
+    ("beyond-lazy-mnist", "kernel_change"): NO_SIGN,
     ("geiger-13b", "error"): ONLY_PICKS,
     ("geiger-13b", "frozen_converged"): ONLY_PICKS,
 }
