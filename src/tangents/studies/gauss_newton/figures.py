@@ -192,7 +192,7 @@ def phase(t: Table) -> Figure:
 def remedies(t: Table) -> Figure:
     """What remedies do to the loss in batches, and switches of the kind of step."""
     fig, (left, right) = draw.panels(2, height=4.0)
-    left.set(xlabel=f"{LOSS} after 20 epochs", xscale="log")
+    left.set(xlabel=f"{LOSS} after 20 epochs")
     names = {"none": dict()} | dict(FIXES.values())
     means = {name: some(ends(t, "fixes", "loss", **(REVERSIBLE | PLAIN | fix))).mean(log=True)
              for name, fix in names.items()}  # fmt: skip
