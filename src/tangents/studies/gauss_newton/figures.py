@@ -197,8 +197,12 @@ def remedies(t: Table) -> Figure:
     means = {name: some(ends(t, "fixes", "loss", **(REVERSIBLE | PLAIN | fix))).mean(log=True)
              for name, fix in names.items()}  # fmt: skip
     dots(left, means, 0)
-    for place, label, step in ((1, "Adam", ADAM), (2, "minimum norm", MINIMUM)):
-        level = some(ends(t, "fixes", "loss", network="reversible", **step)).mean(log=True)
+    for place, label, step in (
+        (1, "Adam", ADAM | dict(network="reversible")),
+        (2, "minimum norm", MINIMUM),
+        (7, "Adam, plain network", ADAM | dict(network="mlp")),
+    ):
+        level = some(ends(t, "fixes", "loss", **step)).mean(log=True)
         left.axvline(level.value, color=draw.look(place)["color"], ls="--", label=label)
     left.legend(fontsize=8.5)
     right.set(xlabel="epochs", ylabel=LOSS, yscale="log")
@@ -214,16 +218,26 @@ def remedies(t: Table) -> Figure:
 
 
 def laziness(t: Table) -> Figure:
-    """How lazy the kinds of step are, by loss; and the dial of the output scale."""
-    fig, (left, right) = draw.panels(2)
+    """How lazy the kinds of step are, by loss; the dial of the output scale; what the features
+    that were learnt are worth."""
+    fig, (left, right, worth, _) = draw.panels(2, rows=2, height=3.4)
+    _.remove()
+    names = ("reversible", "minimum norm", "Adam", "SGD", "momentum")
     left.set(xlabel=r"cosine of the last kernel with $\Theta_0$")
     for place, loss in ((9, "squared"), (5, "cross-entropy")):
         found = {name: ends(t, "lazy", "kernel_cosine", loss=loss, **ARMS[name][1])
-                 for name in ("reversible", "minimum norm", "Adam", "SGD", "momentum")}  # fmt: skip
+                 for name in names}  # fmt: skip
         dots(left, {name: some(runs).mean() for name, runs in found.items()}, place, loss)
     left.legend(fontsize=8.5)
     right.set(xscale="log", yscale="log", xlabel=r"output scale $\alpha$",
               ylabel="kernel change, 1 − cosine")  # fmt: skip
     draw.band(right, some(ends(t, "scale", "kernel_change")), "alpha", 0, "reversible, centred")
     right.legend(fontsize=8.5)
+    worth.set(xlabel=ERROR)
+    for place, metric, label in ((0, "error", "network"), (3, "error_kernel", "its last kernel"),
+                                 (4, "error_probe", "its last states")):  # fmt: skip
+        found = {name: ends(t, "lazy", metric, loss="cross-entropy", **ARMS[name][1])
+                 for name in names}  # fmt: skip
+        dots(worth, {name: some(runs).mean() for name, runs in found.items()}, place, label)
+    worth.legend(fontsize=8.5)
     return fig
