@@ -391,6 +391,21 @@ class Runs:
         return pd.Series(slope).groupby(first).mean().dropna()
 
 
+def by_seed(runs: Runs) -> pd.Series:
+    """The mean value of each seed's runs."""
+    return runs.rows.groupby("seed")["value"].mean()
+
+
+def minus(a: Runs, b: Runs) -> Estimate:
+    """The difference, seed by seed."""
+    return a.over(by_seed(a) - by_seed(b))
+
+
+def ratio(a: Runs, b: Runs) -> Estimate:
+    """The geometric mean of the ratio, seed by seed."""
+    return a.over(by_seed(a) / by_seed(b), log=True)
+
+
 def _usable(values: pd.Series) -> pd.Series:
     """Those that have a logarithm."""
     return values.between(0, INF, inclusive="neither")

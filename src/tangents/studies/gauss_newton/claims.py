@@ -11,10 +11,9 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
-from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table, minus, ratio
 
 PAPER, HERE = "buffelli2024", "this book"
 SQUARED, ENTROPY = dict(loss="squared"), dict(loss="cross-entropy")
@@ -32,20 +31,6 @@ def ends(t: Table, part: str, metric: str, **where: Any) -> Runs:
     """The last value of each run; errors in points."""
     runs = t.ends(metric, part).where(**where)
     return runs.map(100 * runs["value"]) if metric.startswith("error") else runs
-
-
-def by_seed(runs: Runs) -> pd.Series:
-    return runs.rows.groupby("seed")["value"].mean()
-
-
-def minus(a: Runs, b: Runs) -> Estimate:
-    """The difference, seed by seed."""
-    return a.over(by_seed(a) - by_seed(b))
-
-
-def ratio(a: Runs, b: Runs) -> Estimate:
-    """The geometric mean of the ratio, seed by seed."""
-    return a.over(by_seed(a) / by_seed(b), log=True)
 
 
 def at_epoch(t: Table, part: str, metric: str, epoch: int, **where: Any) -> Runs:

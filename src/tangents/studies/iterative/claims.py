@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
-from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table, by_seed, minus, ratio
 
 PAPER, HERE = "goldwaser2023", "this book"
 SETUPS = {
@@ -45,20 +45,6 @@ def standard(t: Table, part: str, metric: str = "error") -> Runs:
         name = "error_linear" if metric == "error" else metric
         return ends(t, part, name, rounds=32, schedule="geometric")
     return ends(t, part, metric, train="steps")
-
-
-def by_seed(runs: Runs) -> pd.Series:
-    return runs.rows.groupby("seed")["value"].mean()
-
-
-def minus(a: Runs, b: Runs) -> Estimate:
-    """The difference, seed by seed."""
-    return a.over(by_seed(a) - by_seed(b))
-
-
-def ratio(a: Runs, b: Runs) -> Estimate:
-    """The geometric mean of the ratio, seed by seed."""
-    return a.over(by_seed(a) / by_seed(b), log=True)
 
 
 def smallest(t: Table, part: str) -> str:

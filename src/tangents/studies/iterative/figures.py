@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
-from tangents.lab.evidence import Estimate, Runs, Table
+from tangents.lab.evidence import Estimate, Runs, Table, by_seed
 from tangents.studies.iterative import claims
-from tangents.studies.iterative.claims import SETUPS, by_seed, ends, standard
+from tangents.studies.iterative.claims import SETUPS, ends, standard
 
 COUNT = "linearisations $N$"
 ERROR = "test error (%)"
