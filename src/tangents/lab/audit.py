@@ -138,7 +138,8 @@ def _compared(study: Study, name: str, published: dict, recomputed: dict) -> dic
 def audit(
     study: Study, preset: str, fraction: float, seed: int = 0, **options: Any
 ) -> pd.DataFrame:
-    """Recomputes a random share of the published runs (at least one), in stacks of their own.
+    """Recomputes a random share of the published runs (at least one), in stacks of their own, on
+    one thread unless `threads` says otherwise.
 
     Returns one row a metric: rows compared and missing, the largest deviation (absolute, and in
     units of the tolerance), its run, and whether all agree. Raises ResultsError where the table is
@@ -146,6 +147,7 @@ def audit(
     """
     frame, arrays = published(study.name, preset)
     configs = _sample(study, frame, fraction, seed)
+    options["threads"] = options.get("threads") or 1  # as in the workers of a sweep
     with tempfile.TemporaryDirectory(prefix="tangents-audit-") as folder:
         store = Store(folder)
         sweep(study, configs, store, **options)
