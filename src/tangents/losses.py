@@ -90,6 +90,7 @@ CROSS_ENTROPY = OutputLoss(
     curved=True,
     smoothness=0.5,
 )
+OUTPUT_LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
 
 
 def newton(loss: OutputLoss, f: Float[Tensor, "*s n c"], y: Tensor) -> Float[Tensor, "*s n c"]:

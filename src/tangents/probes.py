@@ -12,6 +12,11 @@ def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[T
     return (~(output * y > 0)).to(output.dtype).mean(-1)
 
 
+def misclassified(output: Float[Tensor, "n c"], y: Float[Tensor, "n c"]) -> float:
+    """Share of examples whose class, that of the largest target, has not the largest output."""
+    return (output.argmax(-1) != y.argmax(-1)).double().mean().item()
+
+
 def rms(x: Tensor) -> Float[Tensor, " b"]:
     """Root mean square over all but the leading axis."""
     return x.flatten(1).square().mean(-1).sqrt()

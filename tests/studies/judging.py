@@ -25,6 +25,15 @@ def judged(setting: str, frame: pd.DataFrame) -> SimpleNamespace:
     return found
 
 
+def entry_of(claims: tuple[Claim, ...], setting: str, *frames: pd.DataFrame) -> dict:
+    """The ledger's entry on the rows of these frames, each row once."""
+    claim = next(claim for claim in claims if setting in claim.settings)
+    table = pd.concat(frames).drop_duplicates(["run_id", "metric", "time"], ignore_index=True)
+    found = ledger.entry(claim, setting, Table(table))
+    assert not found["failed"], found["note"]
+    return found
+
+
 def jitter(seed: int) -> float:
     """A factor near 1 for each of five seeds, so that they have an interval."""
     return 1 + 0.01 * (seed - 2)

@@ -1,11 +1,12 @@
 """The chapter's claims on invented tables whose answers are known exactly."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 
-from tangents.lab.evidence import Table
-from tangents.lab.ledger import entry
 from tangents.studies.gauss_newton.claims import CLAIMS, FIXES
+from tests.studies.judging import entry_of
 
 BASE = dict(layout="half", centred=False, damping=0.0, rtol=0.0, shares="equal", first="",
             loss="squared", decay=0.0, noise=0.0, std=1e-3, rate=0.2, network="reversible",
@@ -27,12 +28,7 @@ def runs(part, method, metric, value, count=6, time=20.0, step=3, **fields):
     return pd.DataFrame(rows)
 
 
-def judged(setting, *frames):
-    claim = next(claim for claim in CLAIMS if setting in claim.settings)
-    table = pd.concat(frames).drop_duplicates(["run_id", "metric", "time"], ignore_index=True)
-    found = entry(claim, setting, Table(table))
-    assert not found["failed"], found["note"]
-    return found
+judged = partial(entry_of, CLAIMS)
 
 
 @pytest.mark.parametrize("name, error, verdict", [("reversible", 0.5, "supported"),

@@ -1,11 +1,12 @@
 """The chapter's claims on invented tables whose answers are known exactly."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 
-from tangents.lab.evidence import Table
-from tangents.lab.ledger import entry
 from tangents.studies.iterative.claims import CLAIMS
+from tests.studies.judging import entry_of
 
 BASE = dict(train="rounds", rounds=8, schedule="uniform", damping=0.0, alpha=0.3, width=64, n=300)
 BASE |= dict(first=0.01, rate=0.05, shuffled=False)
@@ -23,12 +24,7 @@ def runs(part, metric, value, count=6, time=10.0, **fields):
     return pd.DataFrame(rows)
 
 
-def judged(setting, *frames):
-    claim = next(claim for claim in CLAIMS if setting in claim.settings)
-    table = pd.concat(frames).drop_duplicates(["run_id", "metric", "time"], ignore_index=True)
-    found = entry(claim, setting, Table(table))
-    assert not found["failed"], found["note"]
-    return found
+judged = partial(entry_of, CLAIMS)
 
 
 def parity(metric, few, one, end):

@@ -44,23 +44,23 @@ def some(runs: Runs) -> Runs:
     return runs
 
 
-def arms(ax, t: Table, part: str, metric: str, names=tuple(ARMS), **where) -> None:
+def arms(ax, t: Table, part: str, metric: str, **where) -> None:
     """A curve along training for each kind of step that was run."""
-    for name in names:
-        place, step = ARMS[name]
+    for name, (place, step) in ARMS.items():
         runs = every(t, part, metric, **step, **where)
         if len(runs):
             draw.band(ax, runs, "time", place, name, marker="", lw=1.6)
 
 
-def dots(ax, means: Mapping[str, Estimate], place: int, label: str | None = None) -> None:
-    """Estimates with their intervals, a row each, from top to bottom."""
-    at = range(len(means))
+def dots(ax, means: Mapping[str, Estimate], place: int, label: str | None = None, rows=()) -> None:
+    """Estimates with their intervals, from top to bottom: a row each, or those of `rows` named."""
+    rows = list(rows or means)
+    at = [rows.index(name) for name in means]
     value = [m.value for m in means.values()]
     reach = [[m.value - m.low for m in means.values()], [m.high - m.value for m in means.values()]]
     ax.errorbar(value, at, xerr=reach, ls="", capsize=3, label=label, **draw.look(place))
-    ax.set_yticks(at, list(means))
-    ax.set_ylim(len(means) - 0.5, -0.5)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def headline(t: Table) -> Figure:
@@ -142,17 +142,8 @@ def losses(t: Table) -> Figure:
         for place, loss in ((9, "squared"), (5, "cross-entropy")):
             found = {name: ends(t, part, "error", loss=loss, **step)
                      for name, (_, step) in ARMS.items()}  # fmt: skip
-            at = {name: runs.mean() for name, runs in found.items() if len(runs)}
-            order = list(ARMS)
-            rows = [order.index(name) for name in at]
-            value = [m.value for m in at.values()]
-            reach = [
-                [m.value - m.low for m in at.values()],
-                [m.high - m.value for m in at.values()],
-            ]
-            ax.errorbar(value, rows, xerr=reach, ls="", capsize=3, label=loss, **draw.look(place))
-        ax.set_yticks(range(len(ARMS)), list(ARMS))
-        ax.set_ylim(len(ARMS) - 0.5, -0.5)
+            means = {name: runs.mean() for name, runs in found.items() if len(runs)}
+            dots(ax, means, place, loss, ARMS)
     axes[0].legend()
     return fig
 

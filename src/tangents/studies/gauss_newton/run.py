@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from tangents import kernels, models
+from tangents import kernels, models, probes
 from tangents.curvature import gauss_newton
 from tangents.data.sets import TABLES
 from tangents.data.tasks import Task, classes, table
@@ -34,12 +34,11 @@ from tangents.empirical import jacobian, ntk
 from tangents.functional import Params, difference, inner, linearise, norm, select, stack
 from tangents.functional import outputs as outputs_of
 from tangents.lab.study import records
-from tangents.losses import CROSS_ENTROPY, SQUARED, newton
+from tangents.losses import OUTPUT_LOSSES, SQUARED, newton
 from tangents.problem import Problem
 from tangents.reversible import RevMLP, cholesky, damped, right_inverse, truncated
 from tangents.studies.gauss_newton.config import EXACT, GaussNewton
 
-LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
 DIVERGED = 3.0  # times the first loss: training has diverged
 PROBES = 50  # test examples on which kernels are compared
 LOOKS = 10  # steps of an epoch whose effect on the loss is measured
@@ -109,9 +108,9 @@ def minimum(c: GaussNewton, module: nn.Module, here: Batch, eps: Tensor | None =
     """The change of minimum norm, -J^+ eps, by conjugate gradients; with a metric g of the norm in
     which changes of the first halves' weights count 1 / g."""
     J = here.point.jacobian or jacobian(module, here.params, here.problem.x)
-    size = {name: c.weighting**0.5 if c.weighting != 1 and _FIRST.match(name) else 1.0
-            for name in here.params}  # fmt: skip
-    J = replace(J, factors=tuple(replace(f, b=size[f.weight] * f.b) for f in J.factors))
+    size = {name: c.weighting**0.5 if _FIRST.match(name) else 1.0 for name in here.params}
+    if c.weighting != 1:
+        J = replace(J, factors=tuple(replace(f, b=size[f.weight] * f.b) for f in J.factors))
     options = dict(damping=c.damping, relative=True, dense=False, tolerance=TOLERANCE[c.dtype])
     if c.hessian and eps is None:
         target = here.problem.y.expand_as(J.value)
@@ -127,12 +126,16 @@ def at_random(c: GaussNewton, module: RevMLP, here: Batch, generator: Generator)
     the minimum-norm change, and beside it a direction that outputs do not feel."""
     J = jacobian(module, here.params, here.problem.x)
     least, other = minimum(c, module, here), reversible(c, module, here)
-    aside = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v)
-             for k, v in least.items()}  # fmt: skip
+    aside = _drawn(least, generator)
     felt = minimum(c, module, here, J.jvp(aside))
     aside = {k: v + felt[k] for k, v in aside.items()}
     length = (inner(other, other) - inner(least, least)).clamp(min=0).sqrt() / norm(aside)
     return {k: least[k] + length.view(-1, *[1] * (v.dim() - 1)) * v for k, v in aside.items()}
+
+
+def _drawn(like: Params, generator: Generator) -> Params:
+    """A direction with entries N(0, 1)."""
+    return {k: models.normal(v.shape, generator).to(v) for k, v in like.items()}
 
 
 def rule(c: GaussNewton, module: nn.Module, step: str, rate: float) -> Rule:
@@ -161,8 +164,7 @@ def _beside(c: GaussNewton, found: Rule, rate: float, generator: Generator) -> R
     def step(here: Batch, state):
         params, state = found.step(here, state)
         moved = difference(params, here.params)
-        noise = {k: torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v)
-                 for k, v in moved.items()}  # fmt: skip
+        noise = _drawn(moved, generator)
         size = c.noise * (norm(moved) / norm(noise)).item()
         kept = rate * c.decay
         return {k: v + moved[k] - kept * v + size * noise[k] for k, v in here.params.items()}, state
@@ -178,7 +180,7 @@ def error(output: Tensor, y: Tensor) -> float:
     squared error over their variance."""
     if y.shape[-1] == 1:
         return ((output - y).square().mean() / y.var(correction=0)).item()
-    return (output.argmax(-1) != y.argmax(-1)).double().mean().item()
+    return probes.misclassified(output, y)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
@@ -192,11 +194,11 @@ class Record:
     def __init__(self, c: GaussNewton, module: nn.Module, params0: Params, data: Task):
         self.c, self.module, self.params0, self.data = c, module, params0, data
         self.rows: list[dict] = []
-        self.loss = LOSSES[c.loss]
+        self.loss = OUTPUT_LOSSES[c.loss]
         alpha = data.x.new_full((1,), c.alpha)
         problem = Problem.start(module, params0, data.x, data.y, alpha, self.loss)
         f0 = problem.f0 if c.centred else torch.zeros_like(problem.f0)
-        self.problem = Problem(module, data.x, data.y, self.loss, alpha, f0, problem.layer)
+        self.problem = replace(problem, f0=f0)
 
     def row(self, step: int, at: float, split: str, **metrics) -> None:
         self.rows += records(step, at, split, **metrics)
@@ -240,7 +242,7 @@ class Record:
         d, start, now = self.data, select(self.params0, 0), select(params, 0)
         x = d.x_test[:PROBES]
         first, last = (ntk(self.module, w, x).flatten(2).movedim(-1, 0) for w in (start, now))
-        turned = _cosine(last, first)
+        turned = kernels.cosine(last.flatten(0, 1), first.flatten(0, 1)).item()
         centred = kernels.centred_alignment(_trace(last), _trace(first))
         self.row(step, at, "test", kernel_cosine=turned, kernel_change=1 - turned,
                  kernel_cka=centred)  # fmt: skip
@@ -279,10 +281,6 @@ class Record:
         self.row(0, 0.0, "test", error_theory=error(output, d.y_test))
         self.row(0, 0.0, "train", residual=(moved + eps).norm() / eps.norm(),
                  step_length=norm({k: v[None] for k, v in change.items()}))  # fmt: skip
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return ((a * b).sum() / (a.norm() * b.norm())).item()
 
 
 def _trace(kernel: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from tangents import kernels, models
+from tangents import kernels, models, probes
 from tangents.data.tasks import Task, classes, pair, parity
 from tangents.descent import epochs, gradient_descent, updates
 from tangents.empirical import ntk
 from tangents.functional import Params, difference, norm
 from tangents.lab.study import records
 from tangents.linearised import damped, flow, heavy_ball, matrix, stable_rate
-from tangents.losses import CROSS_ENTROPY, SQUARED
+from tangents.losses import OUTPUT_LOSSES, SQUARED
 from tangents.problem import Problem
 from tangents.relinearised import (
     Round,
@@ -37,7 +37,6 @@ PER_DECADE = 4  # looks at a tangent model in a decade of its training time
 FAITHFUL = 0.9  # least share of a predicted fall of the loss that the network must achieve
 MOST = 200  # tangents of a training, at most
 SHORTEST = 1e-9  # of what is left of the training, the shortest round that is tried
-LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
 
 
 @lru_cache(maxsize=4)
@@ -82,7 +81,7 @@ def error(output: Tensor, y: Tensor) -> float:
     """Share of examples whose class is not that of the largest output, or not of its sign."""
     if y.shape[-1] == 1:
         return (~(output * y > 0)).double().mean().item()
-    return (output.argmax(-1) != y.argmax(-1)).double().mean().item()
+    return probes.misclassified(output, y)
 
 
 class Record:
@@ -93,7 +92,7 @@ class Record:
         self.alpha = data.x.new_full((1,), c.alpha)
         self.F = predictor(module, params0, self.alpha)
         self.valid = round(VALIDATION * len(data.y_test))
-        self.loss_of = LOSSES[c.loss]
+        self.loss_of = OUTPUT_LOSSES[c.loss]
         self.kernel0, self.rows = self.kernel(params0), []
 
     def kernel(self, params: Params) -> Tensor:
