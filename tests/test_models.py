@@ -120,6 +120,15 @@ def test_convolution_is_the_sum_over_windows():
     close(got, torch.from_numpy(want / math.sqrt(18)) + b[:, None, None])
 
 
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_convolution_by_blocks_of_examples_is_the_whole(monkeypatch, n):
+    monkeypatch.setattr(models, "CACHED", 2 * 8 * 2 * 8 * 8 * 9 // 2)  # two examples
+    layer = models.Conv2d(2, 3, 3, stride=(2, 1), padding=1, dilation=2).double()
+    x = normal(n, 2, 8, 8, seed=3)
+    args = layer.bias, layer.stride, layer.padding, layer.dilation
+    close(layer(x), torch.nn.functional.conv2d(x, layer.weight * layer.scale, *args))
+
+
 def test_convnet_maps_of_mnist():
     module, sizes = models.ConvNet(1, 2), []
     for layer in module.hidden:

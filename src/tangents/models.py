@@ -88,6 +88,19 @@ class Unscaled(Linear):
     scale = 1.0
 
 
+CACHED = 2**21  # bytes of patches that a processor's cache holds
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride, *steps) -> Tensor:
+    """F.conv2d; on a CPU in double precision, where it writes all patches of its input down, by
+    blocks of examples whose patches stay in the cache."""
+    if x.dtype is not torch.float64 or x.device.type != "cpu" or x.dim() != 4:
+        return F.conv2d(x, weight, bias, stride, *steps)
+    patches = 8 * math.prod(x.shape[1:]) * math.prod(weight.shape[-2:]) / math.prod(stride)
+    block = max(1, int(CACHED / patches))
+    return torch.cat([F.conv2d(part, weight, bias, stride, *steps) for part in x.split(block)])
+
+
 class Conv2d(nn.Conv2d):
     """A convolution scaled by 1/sqrt(fan-in); a stack of b networks runs as b channel groups.
 
@@ -101,7 +114,10 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.scale
         if weight.dim() == 4:
-            return self._conv_forward(x, weight, self.bias)
+            if self.padding_mode != "zeros":
+                return self._conv_forward(x, weight, self.bias)
+            steps = self.stride, self.padding, self.dilation, self.groups
+            return _convolve(x, weight, self.bias, *steps)
         plain = self.groups == 1 and self.padding_mode == "zeros"
         require(plain, "Conv2d: a stack needs groups=1 and padding_mode='zeros'")
         b, c_out = weight.shape[:2]
@@ -110,7 +126,7 @@ class Conv2d(nn.Conv2d):
             x = x.transpose(0, 1).flatten(1, 2)
         bias = None if self.bias is None else self.bias.flatten()
         steps = self.stride, self.padding, self.dilation
-        z = F.conv2d(x, weight.flatten(0, 1), bias, *steps, groups)
+        z = _convolve(x, weight.flatten(0, 1), bias, *steps, groups)
         return z.unflatten(1, (b, c_out)).transpose(0, 1)
 
 

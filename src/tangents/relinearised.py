@@ -114,26 +114,19 @@ def predictor(
     return F
 
 
-def linear_predictions(
-    module: nn.Module,
-    params0: Params,
-    alpha: Float[Tensor, " b"],
-    anchor: Params,
-    step: Params,
-    x: Tensor,
-    block: int = 1000,
+def slopes(
+    module: nn.Module, anchor: Params, step: Params, x: Tensor, block: int = 1000
 ) -> Float[Tensor, "b m c"]:
-    """What the tangent model at an anchor gives at inputs x (m, ...) after a step of the weights.
+    """How the outputs at inputs x (m, ...) change to first order in a step of the weights.
 
-    F(anchor, x) + alpha J(x) dw by one forward-mode pass, block by block: no kernel between x and
-    the training inputs is formed.
+    J(x) dw by forward mode, block by block: no kernel between x and the training inputs is formed.
+    The tangent model gives F(anchor, x) + alpha times this.
     """
-    scale, parts = alpha.view(-1, 1, 1), []
-    for some in x.split(block):
-        f0 = outputs(module, params0, some)
-        f, slope = jvp(lambda w, some=some: outputs(module, w, some), (anchor,), (step,))
-        parts.append(scale * (f - f0 + slope))
-    return torch.cat(parts, 1)
+
+    def slope(part: Tensor) -> Tensor:
+        return jvp(lambda w: outputs(module, w, part), (anchor,), (step,))[1]
+
+    return torch.cat([slope(part) for part in x.split(block)], 1)
 
 
 def relinearise(

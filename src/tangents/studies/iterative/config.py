@@ -69,7 +69,7 @@ PARITY = dict(target="parity", n=300, alpha=0.3, duration=10.0)
 CLASSES = dict(target="classes", n=100, alpha=0.1, duration=10.0)
 ENTROPY = dict(target="classes", n=100, alpha=1.0, duration=30.0, loss="cross-entropy", rate=0.2)
 PLANES = dict(dataset="cifar-10", target="pair", network="conv", width=16, n=500, n_test=3000,
-              alpha=1.0, duration=100.0, dtype="float32")  # fmt: skip
+              alpha=1.0, duration=100.0)  # fmt: skip
 LARGE = dict(dataset="cifar-10", target="classes", network="conv", width=64, n_test=10_000,
              alpha=1.0, duration=100.0, dtype="float32", seed=FEW)  # fmt: skip
 

@@ -17,7 +17,7 @@ from tangents import kernels, models, probes
 from tangents.data.tasks import Task, classes, pair, parity
 from tangents.descent import epochs, gradient_descent, updates
 from tangents.empirical import ntk
-from tangents.functional import Params, difference, norm
+from tangents.functional import Params, difference, norm, outputs
 from tangents.lab.study import records
 from tangents.linearised import damped, flow, heavy_ball, matrix, stable_rate
 from tangents.losses import OUTPUT_LOSSES, SQUARED
@@ -25,9 +25,9 @@ from tangents.problem import Problem
 from tangents.relinearised import (
     Round,
     TangentModel,
-    linear_predictions,
     predictor,
     relinearise,
+    slopes,
 )
 from tangents.studies.iterative.config import Iterative
 
@@ -94,6 +94,7 @@ class Record:
         self.valid = round(VALIDATION * len(data.y_test))
         self.loss_of = OUTPUT_LOSSES[c.loss]
         self.kernel0, self.rows = self.kernel(params0), []
+        self.output0 = self.net(params0)
 
     def kernel(self, params: Params) -> Tensor:
         x = self.data.x_test[:KERNEL_EXAMPLES]
@@ -103,9 +104,10 @@ class Record:
         self.rows += records(step, time, split, **metrics)
 
     @torch.no_grad()
-    def outputs(self, params: Params) -> Tensor:
-        """F on the test examples, block by block."""
-        return torch.cat([self.F(params, x) for x in self.data.x_test.split(1000)], 1)[0]
+    def net(self, params: Params) -> Tensor:
+        """f on the test examples, block by block."""
+        parts = self.data.x_test.split(1000)
+        return torch.cat([outputs(self.module, params, x) for x in parts], 1)[0]
 
     @torch.no_grad()
     def sound(self, params: Params) -> bool:
@@ -124,8 +126,8 @@ class Record:
 
     def anchor(self, step: int, time: float, params: Params) -> None:
         """What is measured where the network is linearised."""
-        output = self.outputs(params)
-        self.errors(step, time, output, "error")
+        self.output = self.c.alpha * (self.net(params) - self.output0)
+        self.errors(step, time, self.output, "error")
         theta = self.kernel(params)
         labels = self.data.y_test[:KERNEL_EXAMPLES]
         target = labels @ labels.mT
@@ -139,9 +141,9 @@ class Record:
         self.row(step, time, "train", distance=norm(difference(params, self.params0)))
 
     def linear(self, step: int, time: float, model: TangentModel, change: Params) -> None:
-        """Errors of the tangent model after this change of the weights."""
-        given = self.module, self.params0, self.alpha, model.anchor, change
-        self.errors(step, time, linear_predictions(*given, self.data.x_test)[0], "error_linear")
+        """Errors of the tangent model after this change of the weights from the last anchor."""
+        slope = slopes(self.module, model.anchor, change, self.data.x_test)[0]
+        self.errors(step, time, self.output + self.c.alpha * slope, "error_linear")
 
     def share(self, model: TangentModel, c: Tensor, params: Params) -> tuple[float, float, float]:
         """The loss that the tangent model predicts, the network's, and the share of the predicted
