@@ -1,5 +1,6 @@
 """Kernels in closed form against quadrature, and against wide networks."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.integrate import quad
 
 from tangents import infinite, models
 from tangents.empirical import ntk
-from tangents.infinite import fully_connected
+from tangents.infinite import convolutional, fully_connected
 from tests.cases import close, normal
 
 NODES = [torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(180)]
@@ -75,3 +76,70 @@ def test_infinite_width_refuses():
     with pytest.raises(ValueError, match="zeros lies at the kink of relu"):
         fully_connected(normal(2, 3), zero)
     assert fully_connected(zero, activation="erf")[1].isfinite().all()
+
+
+def covered(k, p, q, stride, delta):
+    """Mean of k over the shifts of places p and q by a 3 x 3 kernel, zero outside of the images."""
+    shifts = [(1, 1)] if delta else list(itertools.product(range(3), repeat=2))
+    at = [tuple(stride * v + o - 1 for v, o in zip((*p, *q), s * 2, strict=True)) for s in shifts]
+    return sum(k.get(each, 0.0) for each in at) / len(shifts)
+
+
+@pytest.mark.parametrize("activation, bias, delta", [("relu", True, False), ("erf", False, True)])
+def test_infinitely_many_channels_are_the_recursion_over_places(activation, bias, delta):
+    images = dict(zip("ab", normal(2, 2, 3, 3), strict=True))
+    every = {side: list(itertools.product(range(side), repeat=4)) for side in (3, 2)}
+    k = {
+        (u, v): {s: (images[u][:, *s[:2]] @ images[v][:, *s[2:]]).item() / 2 for s in every[3]}
+        for u, v in ("aa", "bb", "ab")
+    }
+    theta = dict.fromkeys(every[3], 0.0)
+    for stride, side in ((1, 3), (2, 2)):
+        theta = {
+            s: covered(k["a", "b"], s[:2], s[2:], stride, False)
+            + covered(theta, s[:2], s[2:], stride, delta)
+            + bias
+            for s in every[side]
+        }
+        sent = {
+            pair: {s: covered(k[pair], s[:2], s[2:], stride, delta) for s in every[side]}
+            for pair in k
+        }
+        for (u, v), pixels in sent.items():
+            k[u, v] = {}
+            for s, cross in pixels.items():
+                q, r = sent[u, u][s[:2] * 2], sent[v, v][s[2:] * 2]
+                k[u, v][s], slope = expectations(activation, q, r, cross)
+                theta[s] *= slope if u != v else 1
+    mean = sum(k["a", "b"].values()) / 16
+    want = mean, mean + sum(theta.values()) / 16 + bias
+    given = dict(activation=activation, bias=bias, delta=delta)
+    x, y = (image[None] for image in images.values())
+    found = convolutional(x, y, **given, strides=(1, 2), kernel=3, padding=1)
+    for got, expected in zip(found, want, strict=True):
+        close(got, torch.tensor([[expected]]).double(), times=100, order=0.5)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+def test_wide_convolutions_have_the_kernel_of_infinitely_many_channels(activation, delta):
+    x, module = normal(3, 2, 20, 20), models.ConvNet(2, 64, activation=activation)
+    draw = models.delta(models.normal) if delta else models.normal
+    params = models.initialise_stack(module, list(range(64)), draw=draw)
+    found = ntk(module, params, x)[..., 0, 0]
+    _, want = convolutional(x, None, activation, True, delta)
+    error = (found.mean(0) - want) / (found.std(0) / 64**0.5)
+    assert error.abs().max() < 6
+    close(convolutional(x[:2], x[1:], activation, True, delta)[1], want[:2, 1:], order=0.5)
+    other = convolutional(x, None, activation, True, not delta)[1]
+    assert ((found.mean(0) - other) / (found.std(0) / 64**0.5)).abs().max() > 8
+
+
+def test_infinitely_many_channels_refuse():
+    x = normal(1, 2, 20, 20)
+    with pytest.raises(ValueError, match="activation must be one of relu, erf: 'tanh'"):
+        convolutional(x, activation="tanh")
+    with pytest.raises(ValueError, match="differ in shape"):
+        convolutional(x, x[:, :1])
+    with pytest.raises(ValueError, match="side 4 has no centre"):
+        convolutional(x, delta=True, kernel=4)

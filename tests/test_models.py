@@ -231,13 +231,16 @@ def test_orthogonal_weights_have_no_preferred_direction():
 
 
 def test_a_delta_kernel_acts_on_its_centre():
-    weight = models.delta_orthogonal(torch.Size((4, 4, 3, 3)), torch.Generator().manual_seed(0))
+    draw, generator = models.delta(models.orthogonal), torch.Generator().manual_seed(0)
+    weight = draw(torch.Size((4, 4, 3, 3)), generator)
     centre = weight[:, :, 1, 1] / 3
     close(centre @ centre.mT, 4 * torch.eye(4).double())
     weight[:, :, 1, 1] = 0
     assert (weight == 0).all()
     with pytest.raises(ValueError, match="odd sides, got"):
-        models.delta_orthogonal(torch.Size((4, 4, 2, 2)), torch.Generator())
+        draw(torch.Size((4, 4, 2, 2)), generator)
+    readout = draw(torch.Size((2, 4)), generator)
+    close(readout @ readout.mT, 4 * torch.eye(2).double())
 
 
 def test_orthogonal_networks_carry_the_variance_of_gaussian_ones():

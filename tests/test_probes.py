@@ -95,3 +95,25 @@ def test_probes_leave_no_hooks():
     for layer in module.modules():
         assert not layer._forward_hooks and not layer._forward_pre_hooks
     assert functional_call(module, params, (normal(2, 3),)).shape == (1, 2, 1)
+
+
+def test_singular_values_of_states_are_those_of_the_product():
+    module = models.MLP(3, 5, 4, activation="tanh", layer=models.Unscaled)
+    params, x = models.initialise_stack(module, [0, 1]), normal(2, 3)
+    found = probes.state_singular_values(module, params, x)
+    assert found.shape == (2, 2, 5)
+    for i, j in ((0, 0), (1, 1)):
+        w = {k: v[i] for k, v in params.items()}
+        a, J = x[j], torch.eye(5).double()
+        for layer in range(4):
+            z = w[f"hidden.{layer}.weight"] @ a + w[f"hidden.{layer}.bias"]
+            a = torch.tanh(z)
+            if layer:
+                J = (1 - a**2)[:, None] * w[f"hidden.{layer}.weight"] @ J
+        close(found[i, j], torch.linalg.svdvals(J), times=100)
+
+
+def test_an_orthogonal_linear_network_is_an_isometry():
+    module = models.MLP(3, 8, 20, activation="linear", bias=False)
+    params = models.initialise_stack(module, [0], draw=models.orthogonal)
+    close(probes.state_singular_values(module, params, normal(1, 3)), torch.ones(1, 1, 8).double())

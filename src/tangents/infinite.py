@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from tangents.functional import require
 
@@ -47,6 +48,70 @@ def fully_connected(
             if same and i != j:
                 whole[j, i] = tile.mT
     return nngp, ntk
+
+
+def convolutional(
+    x1: Float[Tensor, "n c h w"],
+    x2: Float[Tensor, "m _ h w"] | None = None,
+    activation: str = "relu",
+    bias: bool = True,
+    delta: bool = False,
+    strides: tuple[int, ...] = (2, 1, 2, 1),
+    kernel: int = 5,
+    padding: int = 1,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """(NNGP, NTK) of `models.ConvNet` with infinitely many channels, one output.
+
+    K(p, q) and Theta(p, q) are between places p and q of the two images. From layer to layer K' is
+    E[s(u) s(v)] and Theta' = E[s(u) s(v)] + Theta E[s'(u) s'(v)], + b, each the mean over the
+    kernel's k x k shifts of both places, zero where one lies outside; in the end the mean over all
+    places. With `delta` the weights are zero at the start but at the kernel's centre, as
+    `models.delta` has them: what passes through them is that of the centre alone, the
+    gradient by them still of all shifts. In memory (n, m, p, p) with p places after the first
+    layer. Raises ValueError as `fully_connected` does. Source: Arora et al. (2019), section 4;
+    Xiao et al. (2018), section 2.
+    """
+    require(activation in _MEANS, f"activation must be one of {', '.join(_MEANS)}: {activation!r}")
+    other = x1 if x2 is None else x2
+    require(x1.shape[1:] == other.shape[1:], "x1 and x2 differ in shape")
+    require(kernel % 2 == 1 or not delta, f"a kernel of side {kernel} has no centre")
+    means, both = _MEANS[activation], (x1, other)
+
+    def shifts(centre: bool) -> list[tuple[int, int]]:
+        alone, each = [(kernel // 2, kernel // 2)], itertools.product(range(kernel), repeat=2)
+        return alone if centre else list(each)
+
+    def shifted(k: Tensor, images: int, stride: int, centre: bool) -> Tensor:
+        """Mean over shifts of the places of one or two images, the last axes (h, w) of each."""
+        k = functional.pad(k, [padding] * (4 * images))
+        h, w = (side - kernel + 1 for side in k.shape[-2:])
+        parts = [
+            k[..., *(slice(i, i + h, stride), slice(j, j + w, stride)) * images]
+            for i, j in shifts(centre)
+        ]
+        return sum(parts) / len(parts)
+
+    def first(centre: bool) -> Tensor:
+        """<u, v> / size of the first layer's patches u and v, at all pairs of places."""
+        chosen = [i * kernel + j for i, j in shifts(centre)]
+        patches = [functional.unfold(x, kernel, 1, padding, strides[0]) for x in both]
+        left, right = (u.unflatten(1, (-1, kernel**2))[:, :, chosen].flatten(1, 2) for u in patches)
+        return torch.einsum("nfp,mfq->nmpq", left, right) / left.shape[1]
+
+    def variances(x: Tensor) -> Tensor:
+        return shifted(x.square().mean(1), 1, strides[0], delta)
+
+    q, r = (variances(x) for x in both)
+    sides = q.shape[1:]
+    k, theta = (first(v).unflatten(3, sides).unflatten(2, sides) for v in (delta, False))
+    theta = theta + bias
+    for stride in strides[1:]:
+        k, slope = means(k, q[:, None, :, :, None, None], r[:, None, None])
+        theta = shifted(k, 2, stride, False) + shifted(theta * slope, 2, stride, delta) + bias
+        k = shifted(k, 2, stride, delta)
+        q, r = (shifted(means(v, v, v)[0], 1, stride, delta) for v in (q, r))
+    k, slope = means(k, q[:, None, :, :, None, None], r[:, None, None])
+    return k.mean((2, 3, 4, 5)), (k + theta * slope).mean((2, 3, 4, 5)) + bias
 
 
 class _Side(NamedTuple):
@@ -116,4 +181,14 @@ def _arcsine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)
 
 
+def _arccosine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """E[s(u) s(v)] and E[s'(u) s'(v)] of s = sqrt 2 max(0, .)."""
+    scale = (q * r).sqrt()
+    cosine = torch.where(scale > 0, k / scale, 0.0).clamp(-1, 1)
+    angle = math.pi - torch.acos(cosine)
+    mean = scale * ((1 - cosine.square()).sqrt() + cosine * angle) / math.pi
+    return mean, angle / math.pi
+
+
 _DUALS = {"relu": _relu, "erf": _erf}
+_MEANS = {"relu": _arccosine, "erf": _arcsine}

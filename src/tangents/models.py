@@ -239,6 +239,9 @@ def activation_named(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
+Draw = Callable[[torch.Size, Generator], Tensor]  # a weight of that shape
+
+
 def normal(shape: torch.Size, generator: Generator) -> Tensor:
     """Entries N(0, 1)."""
     return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -260,14 +263,20 @@ def orthogonal(shape: torch.Size, generator: Generator) -> Tensor:
     return (math.sqrt(max(rows, columns)) * q).reshape(shape)
 
 
-def delta_orthogonal(shape: torch.Size, generator: Generator) -> Tensor:
-    """Of a convolution (o, i, k, k), k odd: orthogonal at the centre, zero elsewhere, with the
-    variance of all k k positions there (Xiao et al. 2018, section 3)."""
-    require(len(shape) == 4 and shape[2] == shape[3] and shape[2] % 2 == 1,
-            f"a delta kernel is one of odd sides, got {tuple(shape)}")  # fmt: skip
-    weight, middle = torch.zeros(shape, dtype=torch.float64), shape[2] // 2
-    weight[:, :, middle, middle] = shape[2] * orthogonal(shape[:2], generator)
-    return weight
+def delta(draw: Draw) -> Draw:
+    """Of convolutions (o, i, k, k), k odd: drawn at the kernel's centre, zero elsewhere, with the
+    variance of all k k positions there; other weights as they are (Xiao et al. 2018, section 3)."""
+
+    def drawn(shape: torch.Size, generator: Generator) -> Tensor:
+        if len(shape) == 2:
+            return draw(shape, generator)
+        require(len(shape) == 4 and shape[2] == shape[3] and shape[2] % 2 == 1,
+                f"a delta kernel is one of odd sides, got {tuple(shape)}")  # fmt: skip
+        weight, middle = torch.zeros(shape, dtype=torch.float64), shape[2] // 2
+        weight[:, :, middle, middle] = shape[2] * draw(shape[:2], generator)
+        return weight
+
+    return drawn
 
 
 def initialise(
@@ -275,7 +284,7 @@ def initialise(
     seed: int,
     dtype=torch.float64,
     device="cpu",
-    draw: Callable[[torch.Size, Generator], Tensor] = normal,
+    draw: Draw = normal,
 ) -> Params:
     """Weights N(0, 1), or as `draw` says; biases 0. Drawn on the CPU in float64, so equal on every
     device."""
@@ -293,7 +302,7 @@ def initialise_stack(
     seeds: list[int],
     dtype=torch.float64,
     device="cpu",
-    draw: Callable[[torch.Size, Generator], Tensor] = normal,
+    draw: Draw = normal,
 ) -> Params:
     """One network a seed on a leading axis: tensors (b, ...) for b seeds."""
     return stack([initialise(module, seed, dtype, device, draw) for seed in seeds])

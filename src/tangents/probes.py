@@ -60,3 +60,25 @@ def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]
     with hooked(hooks), torch.enable_grad():
         total = torch.func.functional_call(module, leaves, (x,)).sum()
     return list(torch.autograd.grad(total, seen))
+
+
+def state_singular_values(module: nn.Module, params: Params, x: Tensor) -> Float[Tensor, "b n w"]:
+    """Singular values of da_L/da_1, the last hidden state by the first, for a stack, descending.
+
+    `module.hidden` has layers of one width w, x is (n, d). All are one at dynamical isometry.
+    Source: Saxe et al. (2014), section 3; Pennington et al. (2017), section 2.
+    """
+    seen: dict[str, Tensor] = {}
+    layers = dict(first=[*module.hidden, module.readout][1], last=module.readout)
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, k=k: seen.__setitem__(k, inputs[0]))
+        for k, layer in layers.items()
+    ]
+    leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
+    with hooked(hooks), torch.enable_grad():
+        torch.func.functional_call(module, leaves, (x,))
+    last, first = seen["last"], seen["first"]
+    units = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
+    ones = units[:, None, None].expand(-1, *last.shape)
+    (slopes,) = torch.autograd.grad(last, first, ones, is_grads_batched=True)
+    return torch.linalg.svdvals(slopes.permute(1, 2, 0, 3))

@@ -1,0 +1,128 @@
+"""The figures of the chapter on orthogonal weights, each a function of published rows."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tangents.lab import figures as draw
+from tangents.lab.evidence import Runs, Table
+from tangents.studies.orthogonal.claims import KINDS, NETS, gains, steps
+
+DEPTH, WIDTH = "hidden layers $L$", "width $N$"
+GAIN = "steps, Gaussian / orthogonal"
+
+
+def both(ax, runs: Runs, x: str, **line) -> None:
+    """A band for each kind of weights."""
+    for place, (kind, words) in enumerate(KINDS.items()):
+        draw.band(ax, runs.where(weights=kind), x, place, words, **line)
+    draw.label_widths(ax, runs[x])
+
+
+def by_rate(ax, runs: Runs, x: str) -> None:
+    """The gain against x, a band for each rate."""
+    ax.set(xscale="log", yscale="log", ylabel=GAIN)
+    draw.bands(ax, runs, x, "rate", lambda rate: rf"rate {rate:g}")
+    draw.label_widths(ax, runs[x])
+    ax.axhline(1, **draw.MARK)
+    ax.legend()
+
+
+def headline(t: Table) -> Figure:
+    """While lazy both take as many steps; deep and near linearity they do not."""
+    fig, (left, right) = draw.panels(2)
+    draw.loglog(left, WIDTH, "steps / steps of infinite width")
+    run, limit = t.ends("steps", "lazy"), t.ends("steps_limit", "lazy")
+    both(left, run / limit, "width")
+    left.axhline(1, **draw.MARK)
+    left.legend()
+    right.set_xlabel(DEPTH)
+    by_rate(right, gains(t, "depth", rate=(0.01, 0.03)), "depth")
+    return fig
+
+
+def limits(t: Table) -> Figure:
+    """Distance to the closed form against the width, for each architecture."""
+    fig, axes = draw.panels(3)
+    for ax, (words, fields) in zip(axes, NETS.values(), strict=True):
+        runs = t.starts("kernel_error", "limit").where(**fields)
+        draw.loglog(ax, WIDTH if fields["network"] == "fc" else "channels",
+                    r"$\|\Theta-\Theta_\infty\|\,/\,\|\Theta_\infty\|$")  # fmt: skip
+        ax.set_title(words, fontsize=11)
+        both(ax, runs, "width")
+        draw.guide(ax, *draw.origin(runs.where(weights="gaussian"), "width"), -0.5, "$N^{-1/2}$")
+    axes[0].legend()
+    return fig
+
+
+def training(t: Table) -> Figure:
+    """What changes in training while lazy: the kernel, and the layers."""
+    fig, (left, right) = draw.panels(2)
+    draw.loglog(left, WIDTH, "change of the kernel in training")
+    runs = t.ends("kernel_change", "lazy")
+    both(left, runs, "width")
+    left.legend()
+    draw.loglog(right, WIDTH, r"$\|W-W_0\|\,/\,\|W_0\|$, orthogonal")
+    for place, (layer, words) in enumerate(
+        dict(first="first layer", middle="middle layers", last="read-out").items()
+    ):
+        moved = t.ends(f"moved_{layer}", "lazy").where(weights="orthogonal")
+        draw.band(right, moved, "width", place + 2, words)
+    draw.label_widths(right, moved["width"])
+    right.legend()
+    return fig
+
+
+def speed(t: Table) -> Figure:
+    """Who is at the goal when, and the gain against depth, width and rate."""
+    fig, axes = draw.panels(2, rows=2, height=3.4)
+    survival(axes[0], t)
+    deep = gains(t, "depth", depth=50)
+    axes[1].set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel=GAIN)
+    draw.band(axes[1], deep, "rate", 0, "MNIST")
+    draw.band(axes[1], gains(t, "cifar"), "rate", 1, "CIFAR-10")
+    axes[1].axhline(1, **draw.MARK)
+    axes[1].legend()
+    axes[2].set_xlabel(DEPTH)
+    by_rate(axes[2], gains(t, "depth"), "depth")
+    axes[3].set_xlabel(WIDTH)
+    by_rate(axes[3], gains(t, "width"), "width")
+    return fig
+
+
+def survival(ax, t: Table) -> None:
+    """Share of the trainings of each kind that are not yet at their goal, all censored at once, so
+    that Kaplan and Meier's estimate is the plain share."""
+    runs = steps(t, "depth").where(depth=(50, 100))
+    ax.set(xscale="log", xlabel="steps of SGD", ylabel="share not yet at the goal")
+    for place, (kind, words) in enumerate(KINDS.items()):
+        found = t.every("steps", "depth").where(depth=(50, 100), weights=kind)["value"]
+        at = np.sort(found[np.isfinite(found)])
+        left = 1 - np.arange(1, len(at) + 1) / len(found)
+        ends = [1, *at, runs["max_steps"].max()]
+        line = dict(draw.look(place), marker="")
+        ax.step(ends, [1, *left, left[-1] if len(left) else 1], where="post", label=words, **line)
+    ax.set_ylim(0, 1.02)
+    ax.legend()
+
+
+def regime(t: Table) -> Figure:
+    """The gain farther from linearity; singular values; how far the kernel is from its start."""
+    fig, axes = draw.panels(3)
+    near = gains(t, "depth", depth=50)
+    rows = [("1.05", near)] + [
+        (f"{v:g}", gains(t, "regime", variance=v))
+        for v in sorted(t.every("steps", "regime")["variance"].unique())
+    ]
+    names = ["linear", *(name for name, _ in rows)]
+    means = [gains(t, "linear").mean(log=True), *(found.mean(log=True) for _, found in rows)]
+    axes[0].set(yscale="log", xlabel=r"variance of the weights $\sigma_w^2$", ylabel=GAIN)
+    draw.bars(axes[0], range(len(names)), means, 0, ls="")
+    draw.label_ticks(axes[0], range(len(names)), names)
+    axes[0].axhline(1, **draw.MARK)
+    largest, rms = (t.starts(f"singular_{name}", "depth") for name in ("largest", "rms"))
+    draw.loglog(axes[1], DEPTH, "largest singular value / rms")
+    both(axes[1], largest / rms, "depth")
+    axes[1].legend()
+    draw.loglog(axes[2], DEPTH, "change of the kernel at the goal")
+    both(axes[2], t.ends("kernel_change", "depth"), "depth")
+    return fig
