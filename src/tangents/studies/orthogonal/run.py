@@ -155,7 +155,7 @@ def full(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) -
     """Gradient descent on all examples, down to `goal` times the first loss."""
     y, theta = data.y, limit(c, record.x) / c.n
     values, vectors = torch.linalg.eigh(theta)
-    rates = torch.tensor([d.rate for d in configs]).to(y) / values[-1]
+    rates = torch.tensor([d.rate for d in configs], dtype=y.dtype).to(y) / values[-1]
     problem = Problem.start(record.module, record.params0, record.x, y, torch.ones_like(rates),
                             "square")  # fmt: skip
     modes, waiting = (vectors.mT @ y).square(), set(range(len(configs)))
@@ -194,7 +194,7 @@ def sgd(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) ->
     """SGD until a batch is classified as well as `goal` asks; who is there leaves the stack."""
     generator = Generator().manual_seed(c.seed if c.data_seed < 0 else c.data_seed)
     batches = epochs(c.n, c.batch, generator)
-    rates = torch.tensor([d.rate for d in configs]).to(data.y)
+    rates = torch.tensor([d.rate for d in configs], dtype=data.y.dtype).to(data.y)
     live, params, before = torch.arange(len(configs)), record.params0, 0
     f0 = data.y.new_zeros(len(configs), *data.y.shape)
     problem = Problem(record.module, data.x, data.y, CROSS_ENTROPY, torch.ones_like(rates), f0)
@@ -217,7 +217,8 @@ def sgd(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) ->
                 yield i
             if ended.any():
                 break
-        live, params, before = live[~ended], select(state.params, ~ended), step
+        rest = (~ended).nonzero().flatten()
+        live, params, before = live[rest], select(state.params, rest), step
         batches = chain([state.batch], batches)  # of which those that go on have made no step
 
 
