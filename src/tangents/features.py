@@ -1,0 +1,157 @@
+"""Random features of the tangent kernel of infinitely wide ReLU networks.
+
+A feature map z(x) in R^m with <z(x), z(x')> close to Theta(x, x'), so that a linear model of m
+features stands for a kernel machine: the cost is linear in the number of examples. Source: Han et
+al. (2021), algorithm 2; Zandieh et al. (2021).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from tangents.functional import require
+from tangents.models import normal
+
+Map = Callable[[Float[Tensor, "n p"], Float[Tensor, "n q"]], Float[Tensor, "n m"]]
+
+
+@dataclass(frozen=True)
+class TensorSketch:
+    """(n, p) and (n, q) to (n, m): <., .> is in the mean that of the outer products of rows.
+
+    Each side is hashed to m places with signs, and the two are convolved. Source: Pham & Pagh
+    (2013); `draw` takes m >= 1.
+    """
+
+    size: int
+    places: tuple[Tensor, Tensor]  # of each coordinate, in 0..m-1
+    signs: tuple[Tensor, Tensor]
+
+    @classmethod
+    def draw(cls, p: int, q: int, size: int, generator: Generator) -> "TensorSketch":
+        places = tuple(torch.randint(size, (k,), generator=generator) for k in (p, q))
+        return cls(size, places, tuple(_signs(k, generator) for k in (p, q)))
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        spectra = []
+        for x, at, signs in zip((a, b), self.places, self.signs, strict=True):
+            hashed = x.new_zeros(len(x), self.size)
+            hashed.index_add_(1, at.to(x.device), x * signs.to(x))
+            spectra.append(torch.fft.rfft(hashed))
+        return torch.fft.irfft(spectra[0] * spectra[1], n=self.size)
+
+
+@dataclass(frozen=True)
+class TensorSRHT:
+    """The same by m / 2 products of random coordinates of the two Fourier transforms, after random
+    signs: real and imaginary parts. m is even. Source: Ahle et al. (2020), definition 15."""
+
+    size: int
+    places: tuple[Tensor, Tensor]  # of each product, (m / 2,)
+    signs: tuple[Tensor, Tensor]
+
+    @classmethod
+    def draw(cls, p: int, q: int, size: int, generator: Generator) -> "TensorSRHT":
+        require(size % 2 == 0, f"TensorSRHT: the dimension must be even, got {size}")
+        places = tuple(torch.randint(k, (size // 2,), generator=generator) for k in (p, q))
+        return cls(size, places, tuple(_signs(k, generator) for k in (p, q)))
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        left, right = (
+            torch.fft.fft(x * signs.to(x))[:, at.to(x.device)]
+            for x, at, signs in zip((a, b), self.places, self.signs, strict=True)
+        )
+        return torch.view_as_real(left * right).flatten(1) / math.sqrt(self.size / 2)
+
+
+def _signs(size: int, generator: Generator) -> Tensor:
+    return 2.0 * torch.randint(2, (size,), generator=generator) - 1
+
+
+SKETCHES = {"count": TensorSketch, "srht": TensorSRHT}
+
+
+@dataclass(frozen=True)
+class NTKFeatures:
+    """x (n, d) to features (n, m) of the tangent kernel of `infinite.fully_connected` with "relu".
+
+    From layer to layer the states' kernel is met by random ReLU units, phi' = sqrt(2 / m1)
+    max(0, phi W1), that of their slopes by random steps, a = sqrt(2 / m0) 1[phi W0 > 0], and
+    Theta' = K' + Theta E[s'(u) s'(v)] by psi' = (phi', sketch of psi x a).
+    """
+
+    steps: list[tuple[Tensor, Tensor]]  # (W0, W1) of each layer
+    sketches: list[Map]
+
+    @classmethod
+    def draw(
+        cls,
+        d: int,
+        size: int,
+        depth: int = 1,
+        seed: int = 0,
+        sketch: str = "srht",
+        leverage: bool = False,
+        units: int = 0,
+    ) -> "NTKFeatures":
+        """A map of inputs of dimension d to `size` features, of a network of `depth` hidden layers.
+
+        `units` m1 of them, by default half, are ReLU units, the others the sketch; there are `size`
+        random steps m0. With `leverage` the units' weights have the leverage scores of their
+        features for their density: directions alone count (Han et al. 2021, theorem 3). `sketch`:
+        one of `SKETCHES`. Raises ValueError for sizes that leave nothing to one of the two.
+        """
+        units = units or size // 2
+        units += (size - units) % 2
+        require(d >= 1 and depth >= 1, f"d and depth must be at least 1, got {d} and {depth}")
+        require(sketch in SKETCHES, f"sketch must be one of {', '.join(SKETCHES)}, got {sketch!r}")
+        require(0 < units < size - 1, f"{size} features leave none to {units} units or the sketch")
+        generator, steps, sketches = Generator().manual_seed(seed), [], []
+        for layer in range(depth):
+            width = units if layer else d
+            w0, w1 = (normal(torch.Size((width, k)), generator) for k in (size, units))
+            if leverage:
+                w1 = math.sqrt(width) * w1 / w1.norm(dim=0)
+            steps.append((w0, w1))
+            dims = size if layer else d, size
+            sketches.append(SKETCHES[sketch].draw(*dims, size - units, generator))
+        return cls(steps, sketches)
+
+    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
+        d = len(self.steps[0][0])
+        require(x.dim() == 2 and x.shape[1] == d, f"inputs must be (n, {d}), got {tuple(x.shape)}")
+        phi = psi = x / math.sqrt(d)
+        for (w0, w1), sketch in zip(self.steps, self.sketches, strict=True):
+            w0, w1 = w0.to(x), w1.to(x)
+            slopes = math.sqrt(2 / w0.shape[1]) * (phi @ w0 > 0)
+            phi = math.sqrt(2 / w1.shape[1]) * (phi @ w1).relu()
+            psi = torch.cat([phi, sketch(psi, slopes.to(x))], 1)
+        return psi
+
+
+def ridge(
+    blocks: Iterator[tuple[Float[Tensor, "k m"], Float[Tensor, "k c"]]],
+    penalties: list[float],
+) -> list[Float[Tensor, "m c"]]:
+    """Ridge regression on features that come in blocks: one (m, c) of weights for each penalty.
+
+    Minimises |Z w - y|^2 + penalty n |w|^2 over all n rows, in memory (m, m). Raises ValueError for
+    no rows or a penalty that is not positive.
+    """
+    require(all(p > 0 for p in penalties), f"penalties must be positive, got {penalties}")
+    gram = moment = None
+    n = 0
+    for z, y in blocks:
+        if gram is None:
+            gram, moment = z.new_zeros(z.shape[1], z.shape[1]), y.new_zeros(z.shape[1], y.shape[1])
+        gram.addmm_(z.mT, z)
+        moment.addmm_(z.mT, y)
+        n += len(z)
+    require(n > 0, "there are no rows")
+    values, vectors = torch.linalg.eigh(gram)
+    projected = vectors.mT @ moment
+    return [vectors @ (projected / (values.clamp(min=0) + p * n)[:, None]) for p in penalties]
