@@ -8,7 +8,7 @@ import torch
 from sklearn.kernel_approximation import PolynomialCountSketch
 
 from tangents import kernels
-from tangents.features import NTKFeatures, TensorSketch, TensorSRHT, ridge
+from tangents.features import Moments, NTKFeatures, TensorSketch, TensorSRHT
 from tangents.infinite import fully_connected
 from tests.cases import close, normal
 
@@ -101,8 +101,8 @@ def test_a_draw_is_that_of_its_seed_in_every_precision():
 
 def test_ridge_on_features_is_ridge_with_their_kernel():
     z, y, z_test = normal(20, 7), normal(20, 2, seed=1), normal(5, 7, seed=2)
-    blocks = zip(z.split(6), y.split(6), strict=True)
-    for penalty, w in zip((0.1, 3.0), ridge(blocks, [0.1, 3.0]), strict=True):
+    found = Moments.of(zip(z.split(6), y.split(6), strict=True))
+    for penalty, w in zip((0.1, 3.0), found.ridge((0.1, 3.0)), strict=True):
         for j in range(2):
             want = kernels.regression(z @ z.mT, z_test @ z.mT, y[:, j], 20 * penalty)
             close(z_test @ w[:, j], want, times=1e3)
@@ -124,6 +124,6 @@ def test_inputs_of_another_dimension_are_refused():
     with pytest.raises(ValueError, match="must be even, got 7"):
         TensorSRHT.draw(5, 4, 7, generator())
     with pytest.raises(ValueError, match="penalties must be positive"):
-        ridge(iter([]), [0.0])
+        Moments.of([(A, B)]).ridge([0.0])
     with pytest.raises(ValueError, match="there are no rows"):
-        ridge(iter([]), [1.0])
+        Moments.of([])

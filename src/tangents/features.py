@@ -5,8 +5,10 @@ features stands for a kernel machine: the cost is linear in the number of exampl
 al. (2021), algorithm 2; Zandieh et al. (2021).
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,25 +135,35 @@ class NTKFeatures:
         return psi
 
 
-def ridge(
-    blocks: Iterator[tuple[Float[Tensor, "k m"], Float[Tensor, "k c"]]],
-    penalties: list[float],
-) -> list[Float[Tensor, "m c"]]:
-    """Ridge regression on features that come in blocks: one (m, c) of weights for each penalty.
+@dataclass(frozen=True)
+class Moments:
+    """Z^T Z and Z^T y of n rows of features Z (n, m), as ridge regression needs them."""
 
-    Minimises |Z w - y|^2 + penalty n |w|^2 over all n rows, in memory (m, m). Raises ValueError for
-    no rows or a penalty that is not positive.
-    """
-    require(all(p > 0 for p in penalties), f"penalties must be positive, got {penalties}")
-    gram = moment = None
-    n = 0
-    for z, y in blocks:
-        if gram is None:
-            gram, moment = z.new_zeros(z.shape[1], z.shape[1]), y.new_zeros(z.shape[1], y.shape[1])
-        gram.addmm_(z.mT, z)
-        moment.addmm_(z.mT, y)
-        n += len(z)
-    require(n > 0, "there are no rows")
-    values, vectors = torch.linalg.eigh(gram)
-    projected = vectors.mT @ moment
-    return [vectors @ (projected / (values.clamp(min=0) + p * n)[:, None]) for p in penalties]
+    gram: Float[Tensor, "m m"]
+    moment: Float[Tensor, "m c"]
+    n: int
+
+    @classmethod
+    def of(cls, blocks: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
+        """Those of all rows of blocks (z, y), in memory (m, m). Raises ValueError for no rows."""
+        parts = (cls(z.mT @ z, z.mT @ y, len(z)) for z, y in blocks)
+        found = functools.reduce(operator.add, parts, None)
+        require(found is not None and found.n > 0, "there are no rows")
+        return found
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.gram + other.gram, self.moment + other.moment, self.n + other.n)
+
+    def __radd__(self, nothing: None) -> "Moments":
+        return self
+
+    def ridge(self, penalties: Sequence[float]) -> list[Float[Tensor, "m c"]]:
+        """For each penalty the weights that minimise |Z w - y|^2 + penalty n |w|^2.
+
+        Raises ValueError for a penalty that is not positive.
+        """
+        require(all(p > 0 for p in penalties), f"penalties must be positive, got {penalties}")
+        values, vectors = torch.linalg.eigh(self.gram)
+        projected = vectors.mT @ self.moment
+        shifted = values.clamp(min=0)[:, None]
+        return [vectors @ (projected / (shifted + p * self.n)) for p in penalties]
