@@ -1,16 +1,19 @@
 """How fast tangent kernels, linearised training and Gauss-Newton steps are, here and elsewhere.
 
-    python -m venv /tmp/peers && /tmp/peers/bin/pip install -r benchmarks/requirements.txt
-    PYTHONPATH=src /tmp/peers/bin/python benchmarks/engine.py data/results/benchmark-engine.csv
+    python -m venv peers && peers/bin/pip install -r benchmarks/requirements.txt
+    python -m venv jax && jax/bin/pip install -r benchmarks/requirements-jax.txt
+    PYTHONPATH=src peers/bin/python benchmarks/engine.py --jax jax/bin/python TABLE.csv
 
 Each peer solves each problem in a process of its own, in single precision, on THREADS threads, with
 the same weights and inputs. Answers are compared before times. A time is the median of five calls
 after one for warm-up, of more where they took less than a second and of fewer where they took more
-than eight. Memory is what the process holds at its peak during the first call beyond what it held
-before, when it had solved the same problem for two inputs and given back what it had freed, so that
-neither imports nor kept memory count. Packages run as they come; `tangents` with freed memory kept,
-as its command line does. Problems that the file holds already are not measured again, unless by a
-second round, `--again`, whose row is kept where it is the quicker.
+than eight. Conjugate gradients stop at one tolerance. JAX is a current one in an environment of its
+own, but for neural-tangents, which needs an old one. Memory is what the process holds at its peak
+during the first call beyond what it held before, when it had solved the same problem for two inputs
+and given back what it had freed, so that neither imports nor kept memory count. Packages run as
+they come; `tangents` with freed memory kept, as its command line does. Problems that the file holds
+already are not measured again, unless by a second round, `--again`, whose row is kept where it is
+the quicker.
 """
 
 import argparse
@@ -35,6 +38,7 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
 LIMIT = 45.0  # seconds a process, building and comparing included
 REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
 BRIEF = 1.0  # seconds that are filled with further calls, where five take less
+PYTHONS: dict[str, str] = {}  # interpreters of peers that have an environment of their own
 KEPT = 200_000  # entries of an answer that are compared
 
 
@@ -50,9 +54,12 @@ def forget_peak() -> None:
 
 def settle() -> None:
     """The threads of both frameworks; and where neural-tangents looks for two modules of JAX."""
-    import torch
+    try:
+        import torch
 
-    torch.set_num_threads(THREADS)
+        torch.set_num_threads(THREADS)
+    except ImportError:
+        pass
     try:
         import jax
         from jax._src import source_info_util
@@ -106,7 +113,8 @@ def residual(case: Case, step: np.ndarray) -> float:
 
 def measure(peer: str, case: Case, folder: str) -> dict:
     answer = str(Path(folder) / f"{peer}.npy")
-    command = [sys.executable, __file__, "--child", peer, json.dumps(case.fields), answer]
+    python = PYTHONS.get(peer, sys.executable)
+    command = [python, __file__, "--child", peer, json.dumps(case.fields), answer]
     threads = {k: str(THREADS) for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     try:
         done = subprocess.run(
@@ -187,11 +195,13 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--tasks", nargs="+", choices=BUILD, default=list(BUILD))
     parser.add_argument("--again", action="store_true", help="measure once more, keep the quicker")
+    parser.add_argument("--jax", default=sys.executable, help="the Python that holds a current JAX")
     parser.add_argument("table", nargs="?", type=Path, help="the CSV file to write or complete")
     args = parser.parse_args()
     if args.child:
         peer, case, answer = args.child
         return child(peer, Case(**json.loads(case)), answer)
+    PYTHONS["jax"] = args.jax
     if args.table is None:
         parser.error("the table is missing: the CSV file to write or complete")
     if args.again and not args.table.exists():

@@ -5,6 +5,7 @@ NumPy arrays, alike for all peers: kernels, changes of the parameters, outputs.
 """
 
 from collections import deque
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ from problems import (
 )
 
 RANK = 24  # of the Krylov space for PHASE steps at once; `leap` checks that it is enough
+TOLERANCE = 1e-4  # relative residual at which conjugate gradients stop, of every peer
 
 # ---- torch
 
@@ -80,7 +82,8 @@ def tangents_step(case):
     from tangents.losses import SQUARED
 
     module, params, x, y = torch_problem(case)
-    return lambda: flat(gauss_newton(jacobian(module, params, x), y, SQUARED, dense=False).params)
+    how = dict(dense=False, tolerance=TOLERANCE)
+    return lambda: flat(gauss_newton(jacobian(module, params, x), y, SQUARED, **how).params)
 
 
 def tangents_linearised(case):
@@ -251,7 +254,7 @@ def loop_stack(case):
     return train
 
 
-def vmap_stack(case):
+def vmap_stack(case, compiled=False):
     import torch
     from torch.func import functional_call, grad, vmap
 
@@ -261,17 +264,42 @@ def vmap_stack(case):
     def loss(w, f0):
         return (functional_call(module, w, (x,)) - f0 - y).square().mean() / 2
 
-    gradients = vmap(grad(loss))
+    def step(w):
+        found = vmap(grad(loss))(w, f0)
+        return {k: v - RATE * found[k] for k, v in w.items()}
+
+    step = torch.compile(step) if compiled else step
 
     @torch.no_grad()
     def train():
         w = params
         for _ in range(STEPS):
-            found = gradients(w, f0)
-            w = {k: v - RATE * found[k] for k, v in w.items()}
+            w = step(w)
         return vmap(lambda v: functional_call(module, v, (x,)))(w).numpy()
 
     return train
+
+
+def torch_closed(case):
+    """The recursion over layers as one would write it down."""
+    import math
+
+    import torch
+
+    x, depth = torch.from_numpy(inputs(case)), int(case.model.split()[1])
+
+    def kernel():
+        k = x @ x.mT / x.shape[1]
+        root = k.diagonal().sqrt()
+        scale, theta = torch.outer(root, root), k
+        for _ in range(depth):
+            cosine = (k / scale).clamp(-1, 1)
+            angle = math.pi - torch.acos(cosine)
+            k = scale * ((1 - cosine * cosine).sqrt() + cosine * angle) / math.pi
+            theta = k + theta * angle / math.pi
+        return theta.numpy()
+
+    return kernel
 
 
 # ---- other packages on torch
@@ -351,7 +379,7 @@ def backpack_kernel(case):
 
 
 def curvlinops_step(case):
-    """Conjugate gradients on J J^T to a relative residual of 1e-4."""
+    """Conjugate gradients on J J^T."""
     import scipy.sparse.linalg
     import torch
     from curvlinops import JacobianLinearOperator, TransposedJacobianLinearOperator
@@ -369,7 +397,7 @@ def curvlinops_step(case):
             return (J @ (JT @ torch.from_numpy(np.asarray(u, "f4").ravel()))).detach().numpy()
 
         A = scipy.sparse.linalg.LinearOperator((len(r), len(r)), product, dtype="f4")
-        u, info = scipy.sparse.linalg.cg(A, r.numpy(), rtol=1e-4)
+        u, info = scipy.sparse.linalg.cg(A, r.numpy(), rtol=TOLERANCE)
         assert info == 0, "conjugate gradients did not converge"
         return (JT @ torch.from_numpy(u.astype("f4"))).detach().numpy()
 
@@ -455,6 +483,49 @@ def neural_tangents_step(case):
         matrix = kernel(x, None, params).transpose(0, 2, 1, 3).reshape(f.size, f.size)
         u = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), (y - f).ravel())
         return pull(jnp.reshape(u, f.shape))[0]
+
+    return lambda: jax_flat(jax.block_until_ready(step(params, x, y)))
+
+
+def neural_tangents_phase(case):
+    """The closed form from the whole kernel and its spectrum."""
+    import jax
+    import jax.numpy as jnp
+    import neural_tangents as nt
+
+    params, x, y = jax_problem(case)
+    kernel = nt.empirical_ntk_fn(
+        lambda p, x: jax_network(p, x), trace_axes=(), vmap_axes=0, implementation=3
+    )
+
+    @jax.jit
+    def phase(params, x, y):
+        f, pull = jax.vjp(lambda p: jax_network(p, x), params)
+        matrix = kernel(x, None, params).transpose(0, 2, 1, 3).reshape(f.size, f.size)
+        values, vectors = jnp.linalg.eigh(matrix)
+        gain = -jnp.expm1(PHASE * jnp.log1p(-PHASE_RATE * values)) / values
+        u = vectors @ (gain * (vectors.T @ (y - f).ravel()))
+        return pull(jnp.reshape(u, f.shape))[0]
+
+    return lambda: jax_flat(jax.block_until_ready(phase(params, x, y)))
+
+
+def jax_step(case):
+    """Conjugate gradients on J J^T, with the network linearised once."""
+    import jax
+
+    params, x, y = jax_problem(case)
+
+    @jax.jit
+    def step(params, x, y):
+        f, push = jax.linearize(lambda p: jax_network(p, x), params)
+        pull = jax.linear_transpose(push, params)
+
+        def product(u):
+            return push(pull(u)[0])
+
+        u, _ = jax.scipy.sparse.linalg.cg(product, y - f, tol=TOLERANCE, maxiter=1000)
+        return pull(u)[0]
 
     return lambda: jax_flat(jax.block_until_ready(step(params, x, y)))
 
@@ -559,6 +630,7 @@ BUILD = {
         "neural-tangents 3": neural_tangents_step,
         "nngeometry": nngeometry_step,
         "curvlinops": curvlinops_step,
+        "jax": jax_step,
     },
     "linearised": {
         "tangents": tangents_linearised,
@@ -566,14 +638,24 @@ BUILD = {
         "jax": jax_linearised,
         "one step of the network": sgd_step,
     },
-    "phase": {"tangents": tangents_phase, "torch.func": func_phase, "jax": jax_phase},
+    "phase": {
+        "tangents": tangents_phase,
+        "torch.func": func_phase,
+        "jax": jax_phase,
+        "neural-tangents 3": neural_tangents_phase,
+    },
     "stack": {
         "tangents": tangents_stack,
         "torch, a loop": loop_stack,
         "torch.func": vmap_stack,
+        "torch.compile": partial(vmap_stack, compiled=True),
         "jax": jax_stack,
     },
-    "closed": {"tangents": tangents_closed, "neural-tangents": neural_tangents_closed},
+    "closed": {
+        "tangents": tangents_closed,
+        "neural-tangents": neural_tangents_closed,
+        "torch": torch_closed,
+    },
 }
 
 

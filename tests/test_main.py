@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -369,3 +370,12 @@ def test_data_shows_or_fetches(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(sets, "fetch", fails)
     assert call("data", "tiny") == (1, "", "tangents: tiny is damaged\n")
+
+
+@pytest.mark.parametrize("given", ["", "ACTIVE"])
+def test_threads_wait_without_spinning_unless_the_environment_says_how(monkeypatch, given):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    if not given:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["no-such-command"]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")

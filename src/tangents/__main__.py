@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from argparse import ArgumentTypeError, Namespace
@@ -357,7 +358,12 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a wrong request."""
+    """Runs one command; returns the exit status: 0, 1 for a failure, 2 for a wrong request.
+
+    Threads of torch, which is loaded later, wait without spinning, unless the environment says how:
+    on a processor that has other work, threads that spin keep one another waiting.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
         COMMANDS[args.command].act(args)
