@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tangents.descent import descend
     from tangents.empirical import jacobian, ntk, ntk_on_disk
     from tangents.factored import Jacobian
+    from tangents.features import NTKFeatures
     from tangents.functional import centre_and_scale, linearise, stack
     from tangents.infinite import fully_connected
     from tangents.linearised import krylov_spectrum, leap, spectrum
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Jacobian",
+    "NTKFeatures",
     "centre_and_scale",
     "descend",
     "fully_connected",
@@ -44,6 +46,7 @@ _MODULES = {
     "descent": ("descend",),
     "empirical": ("jacobian", "ntk", "ntk_on_disk"),
     "factored": ("Jacobian",),
+    "features": ("NTKFeatures",),
     "functional": ("centre_and_scale", "linearise", "stack"),
     "infinite": ("fully_connected",),
     "linearised": ("krylov_spectrum", "leap", "spectrum"),

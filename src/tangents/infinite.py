@@ -71,11 +71,11 @@ def convolutional(
     layer. Raises ValueError as `fully_connected` does. Source: Arora et al. (2019), section 4;
     Xiao et al. (2018), section 2.
     """
-    require(activation in _MEANS, f"activation must be one of {', '.join(_MEANS)}: {activation!r}")
+    require(activation in MEANS, f"activation must be one of {', '.join(MEANS)}: {activation!r}")
     other = x1 if x2 is None else x2
     require(x1.shape[1:] == other.shape[1:], "x1 and x2 differ in shape")
     require(kernel % 2 == 1 or not delta, f"a kernel of side {kernel} has no centre")
-    means, both = _MEANS[activation], (x1, other)
+    means, both = MEANS[activation], (x1, other)
 
     def shifts(centre: bool) -> list[tuple[int, int]]:
         alone, each = [(kernel // 2, kernel // 2)], itertools.product(range(kernel), repeat=2)
@@ -191,4 +191,4 @@ def _arccosine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _DUALS = {"relu": _relu, "erf": _erf}
-_MEANS = {"relu": _arccosine, "erf": _arcsine}
+MEANS = {"relu": _arccosine, "erf": _arcsine}
