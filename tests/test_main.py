@@ -361,11 +361,11 @@ def test_numpy_numbers_of_an_estimate_become_plain(tables, monkeypatch):
 def test_data_shows_or_fetches(call, monkeypatch, tmp_path):
     row = {"name": "tiny", "state": "missing", "bytes": 0, "source": "nowhere", "licence": "MIT"}
     monkeypatch.setattr(sets, "status", lambda: [row])
-    monkeypatch.setattr(sets, "fetch", lambda name: tmp_path / name)
+    monkeypatch.setattr(sets, "fetch", lambda name, given: tmp_path / name)
     assert call("data")[1].splitlines()[1].split() == ["tiny", "missing", "0", "nowhere", "MIT"]
     assert call("data", "tiny") == (0, f"{tmp_path / 'tiny'}\n", "")
 
-    def fails(name):
+    def fails(name, given):
         raise DataError("tiny is damaged")
 
     monkeypatch.setattr(sets, "fetch", fails)

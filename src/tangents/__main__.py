@@ -293,6 +293,8 @@ def claims(args: Namespace) -> None:
 
 def data_options(command: Parser, _: object) -> None:
     command.add_argument("name", nargs="*", help="data sets to fetch and verify (default: none)")
+    command.add_argument("--from", dest="given", type=Path, metavar="FILE",
+                         help="take the one data set named from this archive")  # fmt: skip
 
 
 def data(args: Namespace) -> None:
@@ -305,9 +307,11 @@ def data(args: Namespace) -> None:
     for name in args.name:
         if name not in names:
             raise unknown("data set", name, names)
+    if args.given and len(args.name) != 1:
+        raise ConfigError("--from needs the one data set that the file is an archive of")
     try:
         for name in args.name:
-            print(sets.fetch(name))
+            print(sets.fetch(name, args.given))
     except DataError as error:
         raise Failure(error) from error
     if not args.name:

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image
 
 from tangents.data import sources
+from tangents.data.series import COLLECTIONS
 from tangents.data.sources import DataError, Dataset
 
 # ---- raw content out of packages that hold it in another form
@@ -138,18 +139,19 @@ _ROWS = (
 DATASETS = {row.name: row for row in _ROWS}
 
 
-def _dataset(name: str) -> Dataset:
-    if name not in DATASETS:
-        raise DataError(f"unknown data set {name!r}: accepted are {', '.join(DATASETS)}")
-    return DATASETS[name]
-
-
-def fetch(name: str) -> Path:
-    """The folder with the verified raw files of `name`, fetched if they are not there.
+def fetch(name: str, given: Path | None = None) -> Path:
+    """The folder with the verified raw files of a data set or a collection of series, fetched if
+    they are not there, or taken from the archive `given`.
 
     Raises DataError if a file there is damaged (it is removed), or if no source gives the files.
     """
-    return sources.obtain(_dataset(name))
+    return sources.obtain(_dataset(name, DATASETS | COLLECTIONS), given)
+
+
+def _dataset(name: str, known: dict[str, Dataset]) -> Dataset:
+    if name not in known:
+        raise DataError(f"unknown data set {name!r}: accepted are {', '.join(known)}")
+    return known[name]
 
 
 def _status(dataset: Dataset) -> dict:
@@ -165,7 +167,7 @@ def _status(dataset: Dataset) -> dict:
 
 def status() -> list[dict]:
     """One dict a data set: name, state, bytes on disk, source, licence. Fetches nothing."""
-    return [_status(dataset) for dataset in DATASETS.values()]
+    return [_status(dataset) for dataset in (DATASETS | COLLECTIONS).values()]
 
 
 @functools.lru_cache(maxsize=4)
@@ -175,7 +177,7 @@ def load(name: str) -> tuple[np.ndarray, np.ndarray]:
     Returns images, uint8 (n, height, width) or (n, height, width, 3), and labels, int64 (n,). Both
     are kept in memory and read-only: copy before writing. Raises DataError.
     """
-    images, labels = _dataset(name).read(fetch(name))
+    images, labels = _dataset(name, DATASETS).read(fetch(name))
     images.setflags(write=False)
     labels.setflags(write=False)
     return images, labels

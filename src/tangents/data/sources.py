@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +53,12 @@ class Dataset:
     """Raw files {name: sha256}, sources in order of preference, and how to read their folder.
 
     `read(folder)` gives images, uint8 (n, ...), and labels, int64 (n,), the first `train` of them
-    the official training examples (0: there is no official split). A data set without files of its
-    own comes with an installed `package`.
+    the official training examples (0: there is no official split); None for a collection of sets,
+    which has a reader of its own. A data set without files comes with an installed `package`.
     """
 
     name: str
-    read: Callable[[Path], tuple[np.ndarray, np.ndarray]]
+    read: Callable[[Path], tuple[np.ndarray, np.ndarray]] | None
     licence: str
     files: dict[str, str] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
@@ -122,6 +123,13 @@ def untar(folder: Path) -> dict[str, bytes]:
         return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
 
 
+def unzip(folder: Path) -> dict[str, bytes]:
+    """The content of the one zip archive or wheel in `folder`, by file name without folders."""
+    (path,) = [*folder.glob("*.zip"), *folder.glob("*.whl")]
+    with zipfile.ZipFile(path) as archive:
+        return {Path(m).name: archive.read(m) for m in archive.namelist() if m[-1] != "/"}
+
+
 def undeb(folder: Path) -> dict[str, bytes]:
     """The data files of the one Debian package in `folder`."""
     (path,) = folder.glob("*.deb")
@@ -166,6 +174,15 @@ def apt(package: str, update: bool = False) -> Source:
 
     label = f"{'apt-get update; ' * update}apt-get download {package}"
     return Source(label, (f"{package}_*.deb",), download, undeb)
+
+
+def by_hand(archive: str, unpack: Callable) -> Source:
+    """A file that no package has."""
+
+    def download(folder: Path) -> None:
+        raise DataError("no package has it: tangents data NAME --from FILE takes it")
+
+    return Source(f"the file {archive}", (archive,), download, unpack)
 
 
 # ---- the folder of raw data
@@ -279,8 +296,25 @@ def _fetch(dataset: Dataset) -> None:
     raise DataError("\n".join([top, *failures, by_hand, *ways, end]))
 
 
-def obtain(dataset: Dataset) -> Path:
-    """The folder with the verified raw files of `dataset`, fetched if they are not there.
+def _take(dataset: Dataset, given: Path) -> None:
+    """From an archive that somebody has; it stays where it is."""
+    known = [s for s in dataset.sources if len(s.archives) == 1]
+    fitting = [s for s in known if given.match(s.archives[0])]
+    if not given.is_file():
+        raise DataError(f"{given}: there is no such file")
+    if not fitting:
+        accepted = ", ".join(s.archives[0] for s in known) or "none"
+        raise DataError(f"{given.name} is no archive of {dataset.name}: accepted are {accepted}")
+    try:
+        _install(dataset, fitting[0], lambda work: shutil.copy(given, work))
+    except Exception as error:  # whatever is wrong with it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise DataError(f"{given}: {reason}") from error
+
+
+def obtain(dataset: Dataset, given: Path | None = None) -> Path:
+    """The folder with the verified raw files of `dataset`, fetched if they are not there, or taken
+    from the archive `given`.
 
     Raises DataError if a file there is damaged (it is removed), or if no source gives the files.
     """
@@ -288,7 +322,7 @@ def obtain(dataset: Dataset) -> Path:
         with _locked(dataset):
             _refuse_damaged(dataset)
             if faults(dataset):
-                _fetch(dataset)
+                _fetch(dataset) if given is None else _take(dataset, given)
     return folder_of(dataset)
 
 
