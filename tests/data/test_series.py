@@ -30,6 +30,7 @@ def small(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in raw.items():
             archive.writestr(f"folder/{name}", text)
+            archive.writestr(f"other/folder/{name}", text + text)
     load_series.cache_clear()
     yield path
     load_series.cache_clear()

@@ -124,10 +124,12 @@ def untar(folder: Path) -> dict[str, bytes]:
 
 
 def unzip(folder: Path) -> dict[str, bytes]:
-    """The content of the one zip archive or wheel in `folder`, by file name without folders."""
+    """The content of the one zip archive or wheel in `folder`, by file name without folders; of
+    files of one name that in fewer folders."""
     (path,) = [*folder.glob("*.zip"), *folder.glob("*.whl")]
     with zipfile.ZipFile(path) as archive:
-        return {Path(m).name: archive.read(m) for m in archive.namelist() if m[-1] != "/"}
+        names = sorted(archive.namelist(), key=lambda name: -name.count("/"))
+        return {Path(m).name: archive.read(m) for m in names if m[-1] != "/"}
 
 
 def undeb(folder: Path) -> dict[str, bytes]:
