@@ -6,9 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch.func import jacrev, vmap
+from torch.func import functional_call, jacrev, vmap
 
-from tangents import recurrent
+from tangents import models, recurrent
+from tangents.empirical import ntk
+from tangents.functional import select
 from tangents.infinite import fully_connected
 from tangents.recurrent import Recurrent
 from tests.cases import close, normal
@@ -130,6 +132,25 @@ def test_wide_networks_have_the_kernel_of_infinite_width(net):
     error = (draws.mean(0) - want) / (draws.std(0) / 32**0.5)
     assert error.abs().max() < 6  # the bias is of order 1 / width
     assert ((draws.mean(0) - want).abs() / want).max() < 0.25
+
+
+@pytest.mark.parametrize("layers, activation", [(1, "relu"), (2, "erf")])
+def test_recurrent_networks_have_it_too_with_sequences_of_unequal_length(layers, activation):
+    scales = dict(sw=1.3, su=0.9, sb=0.3, sv=1.2)
+    module = models.RNN(2, 64, layers, activation=activation, **scales)
+    x, lengths = normal(3, 5, 2), torch.tensor([5, 3, 2])
+    there = torch.arange(5) >= 5 - lengths[:, None]
+    aligned = torch.stack([z.roll(5 - int(k), 0) for z, k in zip(x, lengths, strict=True)])
+    given = torch.cat([aligned, there[..., None]], -1)
+    params = models.initialise_stack(module, list(range(64)))
+    found = ntk(module, params, given)[..., 0, 0]
+    rows = jacrev(lambda p: functional_call(module, p, (given,)))(select(params, 0))
+    close(found[0], sum(r.flatten(2)[:, 0] @ r.flatten(2)[:, 0].mT for r in rows.values()), 1e3)
+    _, want = Recurrent(layers, activation, **scales).kernels(x, lengths1=lengths)
+    error = (found.mean(0) - want) / (found.std(0) / 8)
+    assert error.abs().max() < 6
+    alone = functional_call(module, select(params, 0), (given[1:2, 2:],))
+    close(functional_call(module, select(params, 0), (given,))[1:2], alone)
 
 
 def test_kernels_are_positive():

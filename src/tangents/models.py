@@ -217,6 +217,52 @@ class ResNet(MLP):
         return self.readout(x)
 
 
+class RNN(nn.Module):
+    """Recurrent network: h_t = s(sw W h_{t-1} / sqrt(h) + su U x_t / sqrt(fan-in) + sb b), h_0 = 0.
+
+    `layers` of one width, each fed with the states of the one below; f = sv V h_T / sqrt(h). Input
+    (n, t, m + 1), whose last feature says by 1 or 0 whether a step is there: at others states stay
+    as they are. Output (n, c). ReLU is plainly max(0, .) here. Source: Alemohammad et al. (2021),
+    section 2.
+    """
+
+    def __init__(
+        self,
+        m: int,
+        width: int,
+        layers: int = 1,
+        c: int = 1,
+        activation: str = "relu",
+        sw: float = RELU_GAIN,
+        su: float = 1.0,
+        sb: float = 0.0,
+        sv: float = 1.0,
+    ):
+        super().__init__()
+        require(min(m, width, layers, c) >= 1, "RNN: m, width, layers and c must be at least 1")
+        self.width, self.scales = width, (sw, su, sb, sv)
+        self.activation = F.relu if activation == "relu" else activation_named(activation)
+        fans = [m] + [width] * (layers - 1)
+        self.inputs = nn.ModuleList(Linear(i, width, bias=False) for i in fans)
+        self.states = nn.ModuleList(Linear(width, width, bias=False) for _ in fans)
+        self.shifts = nn.ModuleList(Linear(1, width, bias=False) for _ in fans)
+        self.readout = Linear(width, c, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sw, su, sb, sv = self.scales
+        states = [x.new_zeros(len(x), self.width) for _ in self.states]
+        for step in x.unbind(1):
+            below, there = step[:, :-1], step[:, -1:]
+            for k, layers in enumerate(zip(self.states, self.inputs, self.shifts, strict=True)):
+                again, enter, shift = layers
+                z = sw * again(states[k]) + su * enter(below) + sb * shift(torch.ones_like(there))
+                below = states[k] = torch.where(there > 0, self.activation(z), states[k])
+        return sv * self.readout(states[-1])
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation.__name__}, scales={self.scales}"
+
+
 class Headed(nn.Module):
     """phi(f), a network `net` whose output passes through one of `HEADS` (Liu et al. 2020)."""
 
