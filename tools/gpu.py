@@ -23,7 +23,14 @@ sys.path.insert(0, str(ROOT / "src"))
 
 LIMIT = 15 * 2**20  # bytes of a file of runs
 # Runs in order of value: a study and one part of its preset `paper`.
-RUNS = [("gauss_newton", "large"), ("iterative", "cifar"), ("lazy", None), ("constancy", None)]
+RUNS = [
+    ("gauss_newton", "large"),
+    ("orthogonal", "cifar"),
+    ("iterative", "cifar"),
+    ("random_features", "large"),
+    ("lazy", None),
+    ("constancy", None),
+]
 
 
 def command(words: list[str], seconds: float, log: Path | None = None, **env: str) -> str:

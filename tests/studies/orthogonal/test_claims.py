@@ -102,7 +102,7 @@ def test_the_best_rate_is_that_of_each_kind():
 def test_how_the_gain_grows(name, part, field, power, verdict):
     values = dict(depth=(10, 50, 100), rate=(0.01, 0.03), width=(32, 128))[field]
     frames = [frame for value in values
-              for frame in trained(part, 400 * value**power, 400, **{field: value},
+              for frame in trained(part, 40 * value ** (power - 1), 40 / value, **{field: value},
                                    max_steps=10**9)]  # fmt: skip
     found = judged(name, *frames)
     assert found["estimate"] == pytest.approx(power, abs=0.01) and found["verdict"] == verdict

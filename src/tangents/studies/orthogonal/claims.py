@@ -47,7 +47,7 @@ def gains(t: Table, part: str, **where: Any) -> Runs:
     """Steps with Gaussian weights over steps with orthogonal ones, by seed, rate and size."""
     gaussian, orthogonal = (steps(t, part, weights=kind, **where).rows for kind in KINDS)
     both = gaussian.merge(orthogonal[[*KEYS, "value"]], on=KEYS, suffixes=("", "_o"))
-    return Runs(both.assign(value=both["value"] / both["value_o"]))
+    return Runs(both.assign(value=both["value"] / both.pop("value_o")))
 
 
 def best(t: Table, part: str, kind: str, **where: Any) -> Runs:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from tangents.lab import figures as draw
 from tangents.lab.evidence import Runs, Table
@@ -18,19 +19,36 @@ def both(ax, runs: Runs, x: str, **line) -> None:
     draw.label_widths(ax, runs[x])
 
 
+def plain(ax, label: str) -> None:
+    """A logarithmic y axis with plain numbers."""
+    ax.set(yscale="log", ylabel=label)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+
+
+def gain_axis(ax) -> None:
+    """An axis of gains, with a line where there is none."""
+    plain(ax, GAIN)
+    ax.axhline(1, **draw.MARK)
+
+
 def by_rate(ax, runs: Runs, x: str) -> None:
-    """The gain against x, a band for each rate."""
-    ax.set(xscale="log", yscale="log", ylabel=GAIN)
+    """The gain against x, a band for each rate; without sizes at which neither kind of weights got
+    there in time with any seed, where all ratios are one."""
+    cells = runs.rows.groupby([x, "rate"])["value"]
+    runs = Runs(runs.rows[cells.transform(lambda values: (values != 1).any())])
+    gain_axis(ax)
+    ax.set(xscale="log")
     draw.bands(ax, runs, x, "rate", lambda rate: rf"rate {rate:g}")
     draw.label_widths(ax, runs[x])
-    ax.axhline(1, **draw.MARK)
     ax.legend()
 
 
 def headline(t: Table) -> Figure:
     """While lazy both take as many steps; deep and near linearity they do not."""
     fig, (left, right) = draw.panels(2)
-    draw.loglog(left, WIDTH, "steps / steps of infinite width")
+    left.set(xscale="log", xlabel=WIDTH, ylabel="steps / steps of infinite width")
     run, limit = t.ends("steps", "lazy"), t.ends("steps_limit", "lazy")
     both(left, run / limit, "width")
     left.axhline(1, **draw.MARK)
@@ -49,7 +67,8 @@ def limits(t: Table) -> Figure:
                     r"$\|\Theta-\Theta_\infty\|\,/\,\|\Theta_\infty\|$")  # fmt: skip
         ax.set_title(words, fontsize=11)
         both(ax, runs, "width")
-        draw.guide(ax, *draw.origin(runs.where(weights="gaussian"), "width"), -0.5, "$N^{-1/2}$")
+        ends, first = draw.origin(runs.where(weights="gaussian"), "width")
+        draw.guide(ax, ends, np.exp(np.log(first).mean()), -0.5, "$N^{-1/2}$")
     axes[0].legend()
     return fig
 
@@ -77,10 +96,11 @@ def speed(t: Table) -> Figure:
     fig, axes = draw.panels(2, rows=2, height=3.4)
     survival(axes[0], t)
     deep = gains(t, "depth", depth=50)
-    axes[1].set(xscale="log", yscale="log", xlabel=r"learning rate $\eta$", ylabel=GAIN)
+    gain_axis(axes[1])
+    axes[1].set(xscale="log", xlabel=r"learning rate $\eta$")
     draw.band(axes[1], deep, "rate", 0, "MNIST")
     draw.band(axes[1], gains(t, "cifar"), "rate", 1, "CIFAR-10")
-    axes[1].axhline(1, **draw.MARK)
+    draw.label_ticks(axes[1], rates := sorted(deep["rate"].unique()), map("{:g}".format, rates))
     axes[1].legend()
     axes[2].set_xlabel(DEPTH)
     by_rate(axes[2], gains(t, "depth"), "depth")
@@ -108,21 +128,20 @@ def survival(ax, t: Table) -> None:
 def regime(t: Table) -> Figure:
     """The gain farther from linearity; singular values; how far the kernel is from its start."""
     fig, axes = draw.panels(3)
-    near = gains(t, "depth", depth=50)
-    rows = [("1.05", near)] + [
-        (f"{v:g}", gains(t, "regime", variance=v))
-        for v in sorted(t.every("steps", "regime")["variance"].unique())
-    ]
-    names = ["linear", *(name for name, _ in rows)]
-    means = [gains(t, "linear").mean(log=True), *(found.mean(log=True) for _, found in rows)]
-    axes[0].set(yscale="log", xlabel=r"variance of the weights $\sigma_w^2$", ylabel=GAIN)
-    draw.bars(axes[0], range(len(names)), means, 0, ls="")
-    draw.label_ticks(axes[0], range(len(names)), names)
-    axes[0].axhline(1, **draw.MARK)
+    found = {"linear": gains(t, "linear"), "1.05": gains(t, "depth", depth=50)}
+    for v in sorted(t.every("steps", "regime")["variance"].unique()):
+        found[f"{v:g}"] = gains(t, "regime", variance=v)
+    means = [runs.where(rate=(0, 0.03)).mean(log=True) for runs in found.values()]
+    gain_axis(axes[0])
+    axes[0].set(xlabel=r"variance of the weights $\sigma_w^2$")
+    draw.bars(axes[0], range(len(found)), means, 0, ls="")
+    draw.label_ticks(axes[0], range(len(found)), found)
     largest, rms = (t.starts(f"singular_{name}", "depth") for name in ("largest", "rms"))
-    draw.loglog(axes[1], DEPTH, "largest singular value / rms")
+    axes[1].set(xscale="log", xlabel=DEPTH)
+    plain(axes[1], "largest singular value / rms")
     both(axes[1], largest / rms, "depth")
     axes[1].legend()
-    draw.loglog(axes[2], DEPTH, "change of the kernel at the goal")
+    axes[2].set(xscale="log", xlabel=DEPTH)
+    plain(axes[2], "change of the kernel at the goal")
     both(axes[2], t.ends("kernel_change", "depth"), "depth")
     return fig

@@ -1,5 +1,6 @@
 """The figures of the chapter on random features, each a function of published rows."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
@@ -30,7 +31,8 @@ def headline(t: Table) -> Figure:
     fig, (left, right) = draw.panels(2)
     distances(left, t, "kernel_error", 1, r"$\|\Theta_m-\Theta\|\,/\,\|\Theta\|$")
     sizes = at_start(t, "kernel_error", "kernel", method="srht", depth=1)
-    draw.guide(left, *draw.origin(sizes, "size"), -0.5, "$m^{-1/2}$")
+    ends, first = draw.origin(sizes, "size")
+    draw.guide(left, ends, np.exp(np.log(first).mean()), -0.5, "$m^{-1/2}$")
     left.legend()
     images(right, t, "mnist")
     right.legend()
