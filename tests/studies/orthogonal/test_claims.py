@@ -124,6 +124,17 @@ def test_no_gain_where_nothing_is_lazy(change, verdict):
     assert judged("beyond-lazy", *frames)["verdict"] == verdict
 
 
+def test_frozen_networks():
+    frames = [frame for rate, own in ((0.003, 100), (0.03, 20)) for frame in
+              (*trained("frozen", math.inf, own, rate=rate),
+               *trained("depth", 400, own / 0.8, rate=rate))]  # fmt: skip
+    found = judged("beyond-frozen-fast", *frames)
+    assert found["estimate"] == pytest.approx(25, rel=0.01) and found["verdict"] == "supported"
+    assert found["note"] == "not there in time: 6 of 6 Gaussian"
+    found = judged("control-frozen", *frames)
+    assert found["estimate"] == pytest.approx(0.8, rel=0.01) and found["verdict"] == "supported"
+
+
 def test_controls():
     found = judged("control-linear", *trained("linear", 90, 30, variance=1.0))
     assert found["estimate"] == pytest.approx(3, rel=0.01) and found["verdict"] == "supported"

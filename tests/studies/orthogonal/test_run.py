@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from tangents import infinite, kernels, models
 from tangents.empirical import ntk
+from tangents.functional import linearise
 from tangents.lab.study import ConfigError, coerce
 from tangents.studies.orthogonal import run as orthogonal
 from tangents.studies.orthogonal.config import Orthogonal
@@ -184,3 +185,26 @@ def test_critical_biases():
 def test_configs_that_cannot_be_run_are_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         coerce(Orthogonal, given)
+
+
+def test_a_frozen_network_is_trained_as_its_linearisation():
+    c = Orthogonal(**SGD | dict(rate=0.3, seed=2, goal=0.6, frozen=True))
+    data = orthogonal.task(c, "cpu")
+    module = models.MLP(64, 16, 2, 10, "tanh", layer=models.Unscaled)
+    params0 = orthogonal.start(c, module, "cpu")
+    f = linearise(module, params0)
+    params = {k: v.clone().requires_grad_() for k, v in params0.items()}
+    taken = 0
+    for rows in orthogonal.epochs(60, 20, torch.Generator().manual_seed(2)):
+        output = f(params, data.x[rows])
+        if (output.argmax(1) == data.y[rows].argmax(1)).double().mean() > 0.6:
+            break
+        loss = torch.nn.functional.cross_entropy(output, data.y[rows].argmax(1))
+        slopes = torch.autograd.grad(loss, list(params.values()))
+        params = {k: (v - 0.3 * g).detach().requires_grad_()
+                  for (k, v), g in zip(params.items(), slopes, strict=True)}  # fmt: skip
+        taken += 1
+    given = SGD | dict(seed=2, goal=0.6, frozen=True)
+    slow, found = run(given | dict(rate=0.03), given | dict(rate=0.3))
+    assert last(found, "steps") == taken > 1 and "kernel_change" not in found
+    assert last(slow, "steps") > taken

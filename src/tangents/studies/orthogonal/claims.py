@@ -200,6 +200,29 @@ def not_for_laziness(t: Table) -> Estimate:
     return gains(t, "depth", **where).mean(log=True).and_also(least, moves)
 
 
+@claim(
+    "beyond-frozen", PAPER, HERE, FASTER,
+    over={
+        "beyond-frozen-fast": Setting("rate 0.03", dict(rate=0.03)),
+        "beyond-frozen-slow": Setting("rate 0.003", dict(rate=0.003)),
+    },
+)  # fmt: skip
+def faster_when_frozen(t: Table, rate: float) -> Estimate:
+    """Linearised at the start, with features that cannot change, networks of 50 layers gain as
+    well: steps with Gaussian over steps with orthogonal weights (MNIST)."""
+    return gains(t, "frozen", rate=rate).mean(log=True).noting(late(t, "frozen", rate=rate))
+
+
+@claim("control-frozen", PAPER, HERE, Accept("as many: 1", 0.67, 1.5), kind="control")
+def frozen_as_fast(t: Table) -> Estimate:
+    """Linearised at the start, a network of 50 orthogonal layers takes as many steps as the network
+    itself (ratio, rates 0.003 and 0.03): it does not need to change its features."""
+    runs = [steps(t, part, weights="orthogonal", depth=50) for part in ("frozen", "depth")]
+    logs = (each.map(np.log(each["value"])) for each in runs)
+    frozen, own = (each.rows[each["rate"].isin((0.003, 0.03))] for each in logs)
+    return minus(Runs(frozen), Runs(own)).exp()
+
+
 # ---- controls
 
 

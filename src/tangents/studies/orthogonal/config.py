@@ -1,9 +1,9 @@
 """The networks and sizes of the chapter on orthogonal weights."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tangents.lab.study import Config, Count, Positive, Whole
+from tangents.lab.study import LATER, Config, Count, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Orthogonal(Config):
     dtype: Literal["float64", "float32"] = "float64"  # precision
     seed: int = 0  # of the weights
     data_seed: int = -1  # of the draw of data and batches; -1: that of the weights
+    frozen: Annotated[bool, LATER] = False  # by SGD: the network linearised at the start
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +48,8 @@ class Orthogonal(Config):
             raise ValueError(f"train='sgd' needs a batch of 1 to n = {self.n}, got {self.batch}")
         if self.train != "sgd" and self.variance != 1:
             raise ValueError("variance needs train='sgd': elsewhere it is 1")
+        if self.frozen and self.train != "sgd":
+            raise ValueError("frozen=True needs train='sgd'")
         if self.goal >= 1:
             raise ValueError(f"goal must be below 1, got {self.goal}")
 
@@ -71,6 +74,8 @@ PRESETS = {
         dict(width=[8, 16], **(LAZY | TINY | dict(goal=0.5, max_steps=200))),
         dict(part="depth", **(SGD | TINY | dict(n=200, batch=50, goal=0.3, max_steps=50, width=16,
                                                 depth=[2, 4], rate=SOME))),
+        dict(part="frozen", rate=0.03, frozen=True,
+             **(SGD | TINY | dict(n=200, batch=50, goal=0.3, max_steps=50, width=16, depth=2))),
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
         dict(part="depth", rate=SOME, **(SGD | dict(depth=200))),
@@ -80,6 +85,7 @@ PRESETS = {
         dict(part="regime", rate=RATES, **(SGD | dict(variance=[1.3, 2.0]))),
         dict(part="linear", rate=[0.01, 0.003], **(SGD | dict(activation="linear", variance=1.0))),
         dict(part="draws", rate=0.01, **(SGD | dict(weights="again"))),
+        dict(part="frozen", rate=[0.03, 0.003], frozen=True, **SGD),
         dict(width=CHANNELS, activation="relu", **CONV),
         dict(width=WIDTHS, **LAZY),
         dict(width=WIDTHS, weights=BOTH, seed=SEEDS),

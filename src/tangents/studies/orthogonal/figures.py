@@ -12,6 +12,13 @@ DEPTH, WIDTH = "hidden layers $L$", "width $N$"
 GAIN = "steps, Gaussian / orthogonal"
 
 
+def three():
+    """Two panels above one, so that they are legible."""
+    fig, (*axes, last) = draw.panels(2, rows=2, height=3.4)
+    last.remove()
+    return fig, axes
+
+
 def both(ax, runs: Runs, x: str, **line) -> None:
     """A band for each kind of weights."""
     for place, (kind, words) in enumerate(KINDS.items()):
@@ -60,7 +67,7 @@ def headline(t: Table) -> Figure:
 
 def limits(t: Table) -> Figure:
     """Distance to the closed form against the width, for each architecture."""
-    fig, axes = draw.panels(3)
+    fig, axes = three()
     for ax, (words, fields) in zip(axes, NETS.values(), strict=True):
         runs = t.starts("kernel_error", "limit").where(**fields)
         draw.loglog(ax, WIDTH if fields["network"] == "fc" else "channels",
@@ -127,7 +134,7 @@ def survival(ax, t: Table) -> None:
 
 def regime(t: Table) -> Figure:
     """The gain farther from linearity; singular values; how far the kernel is from its start."""
-    fig, axes = draw.panels(3)
+    fig, axes = three()
     found = {"linear": gains(t, "linear"), "1.05": gains(t, "depth", depth=50)}
     for v in sorted(t.every("steps", "regime")["variance"].unique()):
         found[f"{v:g}"] = gains(t, "regime", variance=v)

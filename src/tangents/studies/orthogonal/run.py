@@ -8,17 +8,19 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import brentq
 from torch import Generator, Tensor, nn
+from torch.func import jvp, vjp
 
 from tangents import infinite, kernels, models, probes
 from tangents.data.tasks import Task, classes, parity
 from tangents.descent import epochs, gradient_descent, updates
 from tangents.empirical import ntk
-from tangents.functional import Params, difference, norm, select, stack
+from tangents.functional import Params, axpy, difference, norm, outputs, select, stack
 from tangents.lab.study import records
 from tangents.losses import CROSS_ENTROPY
 from tangents.problem import Problem
@@ -44,9 +46,9 @@ def task(c: Orthogonal, device: str) -> Task:
     return Task(data.x, odd.to(data.x), data.x_test, odd[:0].to(data.x))
 
 
-def network(c: Orthogonal, x: Tensor, outputs: int) -> nn.Module:
+def network(c: Orthogonal, x: Tensor, classes: int) -> nn.Module:
     """The network that the config declares, for inputs like x (n, ...)."""
-    options = dict(c=outputs, activation=c.activation)
+    options = dict(c=classes, activation=c.activation)
     if c.network == "conv":
         return models.ConvNet(x.shape[1], c.width, bias=False, **options)
     if c.train != "sgd":
@@ -190,17 +192,55 @@ def steps_of_limit(values: Tensor, modes: Tensor, goal: float, most: int) -> flo
     return math.inf
 
 
+class Tangent(NamedTuple):
+    """A linearised network in training: how far the weights have moved, and the coming batch."""
+
+    step: int
+    params: Params
+    batch: Tensor
+    output: Tensor
+
+
+def tangent_updates(
+    problem: Problem, params0: Params, start: Params, rates: Tensor, steps: int, batches: Iterator
+) -> Iterator[Tangent]:
+    """SGD on the networks linearised at `params0`, from a change `start` of the weights."""
+    moved = start
+    for step in range(steps + 1):
+        rows = next(batches)
+        part = problem.batch(rows)
+
+        def f(params: Params, x: Tensor = part.x) -> Tensor:
+            return outputs(problem.module, params, x)
+
+        value, change = jvp(f, (params0,), (moved,))
+        output = value + change
+        yield Tangent(step, moved, rows, output)
+        slope = part.loss.gradient(output, part.y.expand_as(output)) / len(rows)
+        (gradient,) = vjp(f, params0)[1](slope)
+        moved = axpy(-rates, gradient, moved)
+
+
 def sgd(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) -> Iterator[int]:
-    """SGD until a batch is classified as well as `goal` asks; who is there leaves the stack."""
+    """SGD until a batch is classified as well as `goal` asks; who is there leaves the stack. With
+    `frozen` features, `params` are the change of the weights."""
     generator = Generator().manual_seed(c.seed if c.data_seed < 0 else c.data_seed)
     batches = epochs(c.n, c.batch, generator)
     rates = torch.tensor([d.rate for d in configs], dtype=data.y.dtype).to(data.y)
     live, params, before = torch.arange(len(configs)), record.params0, 0
     f0 = data.y.new_zeros(len(configs), *data.y.shape)
     problem = Problem(record.module, data.x, data.y, CROSS_ENTROPY, torch.ones_like(rates), f0)
+    if c.frozen:
+        params = {name: torch.zeros_like(w) for name, w in params.items()}
     while len(live):
-        part, rule = problem.select(live), gradient_descent(rates[live])
-        for state in updates(part, params, rule, c.max_steps - before, batches):
+        part, left = problem.select(live), c.max_steps - before
+        if c.frozen:
+            states = tangent_updates(
+                part, select(record.params0, live), params, rates[live], left, batches
+            )
+        else:
+            states = updates(part, params, gradient_descent(rates[live]), left, batches)
+        for state in states:
             step, y = before + state.step, data.y[state.batch]
             right = (state.output.argmax(-1) == y.argmax(-1)).double().mean(-1)
             sound = state.output.flatten(1).isfinite().all(1)
@@ -211,7 +251,7 @@ def sgd(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) ->
                     continue
                 time, steps = step * rates[i].item(), step if reached[k] else math.inf
                 record.row(i, step, time, converged=reached[k], steps=steps)
-                if reached[k]:
+                if reached[k] and not c.frozen:
                     one = select(state.params, slice(k, k + 1))
                     record.row(i, step, time, kernel_change=record.change(i, one))
                 yield i

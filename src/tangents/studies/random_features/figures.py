@@ -63,7 +63,8 @@ def spectra(t: Table) -> Figure:
 
 def ridge(t: Table) -> Figure:
     """Test errors of ridge regression on each set of images."""
-    fig, axes = draw.panels(3)
+    fig, (*axes, last) = draw.panels(2, rows=2, height=3.4)
+    last.remove()
     for ax, (dataset, words) in zip(axes, DATA.items(), strict=True):
         ax.set_title(words, fontsize=11)
         images(ax, t, dataset)
