@@ -227,7 +227,7 @@ def sgd(c: Orthogonal, configs: list[Orthogonal], record: Record, data: Task) ->
     generator = Generator().manual_seed(c.seed if c.data_seed < 0 else c.data_seed)
     batches = epochs(c.n, c.batch, generator)
     rates = torch.tensor([d.rate for d in configs], dtype=data.y.dtype).to(data.y)
-    live, params, before = torch.arange(len(configs)), record.params0, 0
+    live, params, before = torch.arange(len(configs), device=rates.device), record.params0, 0
     f0 = data.y.new_zeros(len(configs), *data.y.shape)
     problem = Problem(record.module, data.x, data.y, CROSS_ENTROPY, torch.ones_like(rates), f0)
     if c.frozen:
