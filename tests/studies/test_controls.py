@@ -71,6 +71,7 @@ EXCEPTIONS = {
     },
     ("beyond-lazy-digits", "kernel_change"): NO_SIGN,
     ("beyond-lazy-mnist", "kernel_change"): NO_SIGN,
+    ("huang-3-weights", "steps"): NEAR_ONE,
     ("geiger-13b", "error"): ONLY_PICKS,
     ("geiger-13b", "frozen_converged"): ONLY_PICKS,
 }
