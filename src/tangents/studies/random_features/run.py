@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -104,26 +105,36 @@ def blocks(z: Features, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]
         yield z(part), target
 
 
-def by_features(z: Features, data: Task, test: Features) -> tuple[float, Tensor]:
-    """The loss on a fifth of the training examples with the penalty that is best there, and with it
-    predictions on the test examples; never more than a block of features at a time."""
-    fit = round((1 - VALIDATION) * len(data.x))
-    first, rest = (
-        Moments.of(blocks(z, data.x[part], data.y[part])) for part in (slice(fit), slice(fit, None))
-    )
+class Fit(NamedTuple):
+    """The loss on a fifth of the training examples with the penalty that is best there, and what
+    makes predictions on the test examples with it, from all training examples."""
+
+    loss: float
+    predict: Callable[[], Tensor]
+
+
+def by_features(z: Features, data: Task, test: Features) -> Fit:
+    """With never more than a block of features at a time."""
+    used = round((1 - VALIDATION) * len(data.x))
+    parts = slice(used), slice(used, None)
+    first, rest = (Moments.of(blocks(z, data.x[part], data.y[part])) for part in parts)
     size = (first.gram.trace() / first.n).item()
     penalties = [p * size for p in PENALTIES]
     weights = torch.stack(first.ridge(penalties))
-    left = blocks(z, data.x[fit:], data.y[fit:])
+    left = blocks(z, data.x[used:], data.y[used:])
     losses = sum((a @ weights - y).square().sum((1, 2)) for a, y in left)
-    (w,) = (first + rest).ridge([penalties[int(losses.argmin())]])
-    return losses.min().item(), torch.cat([test(x) @ w for x in data.x_test.split(BLOCK)])
+
+    def predict() -> Tensor:
+        (w,) = (first + rest).ridge([penalties[int(losses.argmin())]])
+        return torch.cat([test(x) @ w for x in data.x_test.split(BLOCK)])
+
+    return Fit(losses.min().item(), predict)
 
 
-def by_kernel(k: Tensor, k_test: Tensor, y: Tensor) -> tuple[float, Tensor]:
+def by_kernel(k: Tensor, k_test: Tensor, y: Tensor) -> Fit:
     """The same with a kernel."""
-    fit = round((1 - VALIDATION) * len(y))
-    size = k.diagonal()[:fit].mean()
+    used = round((1 - VALIDATION) * len(y))
+    size = k.diagonal()[:used].mean()
 
     def solutions(gram: Tensor, target: Tensor, penalties: list[float]) -> Tensor:
         values, vectors = torch.linalg.eigh(gram)
@@ -132,13 +143,17 @@ def by_kernel(k: Tensor, k_test: Tensor, y: Tensor) -> tuple[float, Tensor]:
         solved = [vectors @ (projected / (values.clamp(min=0)[:, None] + s)) for s in shifts]
         return torch.stack(solved)
 
-    tried = solutions(k[:fit, :fit], y[:fit], PENALTIES)
-    losses = (k[fit:, :fit] @ tried - y[fit:]).square().sum((1, 2))
-    (a,) = solutions(k, y, [PENALTIES[int(losses.argmin())]])
-    return losses.min().item(), k_test @ a
+    tried = solutions(k[:used, :used], y[:used], PENALTIES)
+    losses = (k[used:, :used] @ tried - y[used:]).square().sum((1, 2))
+
+    def predict() -> Tensor:
+        (a,) = solutions(k, y, [PENALTIES[int(losses.argmin())]])
+        return k_test @ a
+
+    return Fit(losses.min().item(), predict)
 
 
-def predicted(c: RandomFeatures, data: Task, z: Features, test: Features) -> tuple[float, Tensor]:
+def fit(c: RandomFeatures, data: Task, z: Features, test: Features) -> Fit:
     """By features, or by their kernel where there are fewer examples."""
     if len(data.x) > c.size:
         return by_features(z, data, test)
@@ -165,15 +180,15 @@ def ridge(configs: list[RandomFeatures], data: Task) -> Iterator[tuple[int, dict
         d = x.shape[1]
         if c.method in ("exact", "gradient"):
             kernel_of = limit if c.method == "exact" else gradient_kernel
-            _, output = by_kernel(kernel_of(c, x), kernel_of(c, x_test, x), y)
+            found = by_kernel(kernel_of(c, x), kernel_of(c, x_test, x), y)
         elif c.method == "fourier":
             maps = (fourier(c, d, gamma) for gamma in BANDWIDTHS)
-            _, output = min((predicted(c, data, z, z) for z in maps), key=lambda found: found[0])
+            found = min((fit(c, data, z, z) for z in maps), key=lambda each: each.loss)
         else:
             z = features(c, d, c.seed)
             test = features(c, d, c.seed + ANOTHER) if c.wrong else z
-            _, output = predicted(c, data, z, test)
-        yield i, dict(error=probes.misclassified(output, data.y_test))
+            found = fit(c, data, z, test)
+        yield i, dict(error=probes.misclassified(found.predict(), data.y_test))
 
 
 # ---- what it costs
