@@ -65,7 +65,7 @@ PRESETS = {
     "book": [  # the longest runs first, so that no worker waits for another at the end
         dict(method="srht", n=54_000, **LARGE),
         dict(method="exact", n=5000, **LARGE),
-        dict(method=["fourier", "srht", "gradient"], size=SIZES[1:-1:2], **RIDGE),
+        dict(method=["fourier", "srht", "gradient"], size=[4096, 1024, 512], **RIDGE),
         dict(method="exact", **RIDGE),
         dict(method=MAPS, size=SIZES, depth=[3, 1], **KERNEL),
         dict(method="count", size=SIZES, **KERNEL),
