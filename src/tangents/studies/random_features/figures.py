@@ -22,7 +22,8 @@ def distances(ax, t: Table, metric: str, depth: int, ylabel: str) -> None:
     for place, (method, words) in enumerate(MAPS.items()):
         if method != "fourier":
             runs = at_start(t, metric, "kernel", method=method, depth=depth)
-            draw.band(ax, runs, "size", place, words)
+            line = dict(ls=":", zorder=3) if method == "leverage" else {}
+            draw.band(ax, runs, "size", place, words, **line)
     draw.label_widths(ax, runs["size"])
 
 
