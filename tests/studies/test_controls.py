@@ -72,6 +72,8 @@ EXCEPTIONS = {
     ("beyond-lazy-digits", "kernel_change"): NO_SIGN,
     ("beyond-lazy-mnist", "kernel_change"): NO_SIGN,
     ("huang-3-weights", "steps"): NEAR_ONE,
+    ("zandieh-5-d", "inputs"): UPPER_BOUND,
+    ("zandieh-5-d", "cost"): UPPER_BOUND,
     ("geiger-13b", "error"): ONLY_PICKS,
     ("geiger-13b", "frozen_converged"): ONLY_PICKS,
 }

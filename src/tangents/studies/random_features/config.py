@@ -59,7 +59,7 @@ TINY = dict(dataset="digits", pool=1, n=60, size=[64, 128], seed=range(2))
 # fmt: off
 PRESETS = {
     "smoke": [
-        dict(method=[*MAPS, "count"], depth=[1, 2], **(KERNEL | TINY)),
+        dict(method=[*MAPS, "count"], depth=[1, 3], **(KERNEL | TINY)),
         dict(method=["srht", "fourier", "gradient", "exact"], **(RIDGE | TINY | dict(n_test=60))),
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
