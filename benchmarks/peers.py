@@ -467,47 +467,39 @@ def neural_tangents_kernel(implementation):
     return build
 
 
-def neural_tangents_step(case):
-    import jax
-    import jax.numpy as jnp
-    import neural_tangents as nt
+def neural_tangents_dual(solve):
+    """J^T u, where `solve(jax, kernel, y - f)` gives u from the whole kernel."""
 
-    params, x, y = jax_problem(case)
-    kernel = nt.empirical_ntk_fn(
-        lambda p, x: jax_network(p, x), trace_axes=(), vmap_axes=0, implementation=3
-    )
+    def build(case):
+        import jax
+        import jax.numpy as jnp
+        import neural_tangents as nt
 
-    @jax.jit
-    def step(params, x, y):
-        f, pull = jax.vjp(lambda p: jax_network(p, x), params)
-        matrix = kernel(x, None, params).transpose(0, 2, 1, 3).reshape(f.size, f.size)
-        u = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), (y - f).ravel())
-        return pull(jnp.reshape(u, f.shape))[0]
+        params, x, y = jax_problem(case)
+        kernel = nt.empirical_ntk_fn(
+            lambda p, x: jax_network(p, x), trace_axes=(), vmap_axes=0, implementation=3
+        )
 
-    return lambda: jax_flat(jax.block_until_ready(step(params, x, y)))
+        @jax.jit
+        def change(params, x, y):
+            f, pull = jax.vjp(lambda p: jax_network(p, x), params)
+            matrix = kernel(x, None, params).transpose(0, 2, 1, 3).reshape(f.size, f.size)
+            return pull(jnp.reshape(solve(jax, matrix, (y - f).ravel()), f.shape))[0]
+
+        return lambda: jax_flat(jax.block_until_ready(change(params, x, y)))
+
+    return build
 
 
-def neural_tangents_phase(case):
-    """The closed form from the whole kernel and its spectrum."""
-    import jax
-    import jax.numpy as jnp
-    import neural_tangents as nt
+def cholesky(jax, kernel, residual):
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(kernel), residual)
 
-    params, x, y = jax_problem(case)
-    kernel = nt.empirical_ntk_fn(
-        lambda p, x: jax_network(p, x), trace_axes=(), vmap_axes=0, implementation=3
-    )
 
-    @jax.jit
-    def phase(params, x, y):
-        f, pull = jax.vjp(lambda p: jax_network(p, x), params)
-        matrix = kernel(x, None, params).transpose(0, 2, 1, 3).reshape(f.size, f.size)
-        values, vectors = jnp.linalg.eigh(matrix)
-        gain = -jnp.expm1(PHASE * jnp.log1p(-PHASE_RATE * values)) / values
-        u = vectors @ (gain * (vectors.T @ (y - f).ravel()))
-        return pull(jnp.reshape(u, f.shape))[0]
-
-    return lambda: jax_flat(jax.block_until_ready(phase(params, x, y)))
+def many_steps(jax, kernel, residual):
+    """The closed form of PHASE steps, from the spectrum."""
+    values, vectors = jax.numpy.linalg.eigh(kernel)
+    gain = -jax.numpy.expm1(PHASE * jax.numpy.log1p(-PHASE_RATE * values)) / values
+    return vectors @ (gain * (vectors.T @ residual))
 
 
 def jax_step(case):
@@ -627,7 +619,7 @@ BUILD = {
     },
     "step": {
         "tangents": tangents_step,
-        "neural-tangents 3": neural_tangents_step,
+        "neural-tangents 3": neural_tangents_dual(cholesky),
         "nngeometry": nngeometry_step,
         "curvlinops": curvlinops_step,
         "jax": jax_step,
@@ -642,7 +634,7 @@ BUILD = {
         "tangents": tangents_phase,
         "torch.func": func_phase,
         "jax": jax_phase,
-        "neural-tangents 3": neural_tangents_phase,
+        "neural-tangents 3": neural_tangents_dual(many_steps),
     },
     "stack": {
         "tangents": tangents_stack,

@@ -93,3 +93,11 @@ def test_a_kernel_that_is_not_positive_definite_is_refused(bad):
             kernels.regression(k, k, y)
         with pytest.raises(ValueError, match=r"^the kernel matrix is not positive definite; "):
             kernels.features(k, k)
+
+
+def test_ridge_is_regression_for_each_shift():
+    z, y = normal(6, 4), normal(6, 2, seed=1)
+    k, shifts = z @ z.mT, (0.1, 3.0)
+    for shift, a in zip(shifts, kernels.ridge(k, y, shifts), strict=True):
+        for j in range(2):
+            close(k @ a[:, j], kernels.regression(k, k, y[:, j], shift), times=1e3)

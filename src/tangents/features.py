@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from tangents import kernels
 from tangents.functional import require
 from tangents.models import normal
 
@@ -157,13 +158,10 @@ class Moments:
     def __radd__(self, nothing: None) -> "Moments":
         return self
 
-    def ridge(self, penalties: Sequence[float]) -> list[Float[Tensor, "m c"]]:
+    def ridge(self, penalties: Sequence[float]) -> Float[Tensor, "p m c"]:
         """For each penalty the weights that minimise |Z w - y|^2 + penalty n |w|^2.
 
-        Raises ValueError for a penalty that is not positive.
+        Raises ValueError for none, or one that is not positive.
         """
-        require(all(p > 0 for p in penalties), f"penalties must be positive, got {penalties}")
-        values, vectors = torch.linalg.eigh(self.gram)
-        projected = vectors.mT @ self.moment
-        shifted = values.clamp(min=0)[:, None]
-        return [vectors @ (projected / (shifted + p * self.n)) for p in penalties]
+        require(min(penalties, default=0) > 0, f"penalties must be positive, got {penalties}")
+        return kernels.ridge(self.gram, self.moment, [p * self.n for p in penalties])

@@ -1,5 +1,7 @@
 """Kernel matrices: how far apart two are, and what a fixed one learns."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -39,6 +41,20 @@ def regression(
     K is (n, n), K_test,train (m, n). Raises ValueError if K + ridge is not positive definite.
     """
     return (k_test_train @ torch.cholesky_solve(y[:, None], _cholesky(k, ridge)))[..., 0]
+
+
+def ridge(
+    k: Float[Tensor, "n n"], y: Float[Tensor, "n c"], shifts: Sequence[float | Tensor]
+) -> Float[Tensor, "s n c"]:
+    """The solutions a of (K + s) a = y for several shifts s > 0, by one decomposition.
+
+    Of a Gram matrix of features, Z^T Z, with Z^T y they are the weights of ridge regression.
+    Eigenvalues of K below zero count as zero.
+    """
+    values, vectors = torch.linalg.eigh(k)
+    projected = vectors.mT @ y
+    shifted = values.clamp(min=0)[:, None]
+    return torch.stack([vectors @ (projected / (shifted + s)) for s in shifts])
 
 
 def features(

@@ -120,7 +120,7 @@ def by_features(z: Features, data: Task, test: Features) -> Fit:
     first, rest = (Moments.of(blocks(z, data.x[part], data.y[part])) for part in parts)
     size = (first.gram.trace() / first.n).item()
     penalties = [p * size for p in PENALTIES]
-    weights = torch.stack(first.ridge(penalties))
+    weights = first.ridge(penalties)
     left = blocks(z, data.x[used:], data.y[used:])
     losses = sum((a @ weights - y).square().sum((1, 2)) for a, y in left)
 
@@ -136,18 +136,11 @@ def by_kernel(k: Tensor, k_test: Tensor, y: Tensor) -> Fit:
     used = round((1 - VALIDATION) * len(y))
     size = k.diagonal()[:used].mean()
 
-    def solutions(gram: Tensor, target: Tensor, penalties: list[float]) -> Tensor:
-        values, vectors = torch.linalg.eigh(gram)
-        projected = vectors.mT @ target
-        shifts = [p * size * len(target) for p in penalties]
-        solved = [vectors @ (projected / (values.clamp(min=0)[:, None] + s)) for s in shifts]
-        return torch.stack(solved)
-
-    tried = solutions(k[:used, :used], y[:used], PENALTIES)
+    tried = kernels.ridge(k[:used, :used], y[:used], [p * size * used for p in PENALTIES])
     losses = (k[used:, :used] @ tried - y[used:]).square().sum((1, 2))
 
     def predict() -> Tensor:
-        (a,) = solutions(k, y, [PENALTIES[int(losses.argmin())]])
+        (a,) = kernels.ridge(k, y, [PENALTIES[int(losses.argmin())] * size * len(y)])
         return k_test @ a
 
     return Fit(losses.min().item(), predict)
