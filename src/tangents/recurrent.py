@@ -108,19 +108,20 @@ class _Side(NamedTuple):
         at = place.clamp(min=0).to(x.device)
         x = x.gather(1, at.unsqueeze(-1).expand(-1, -1, m)) / math.sqrt(m)
         x = x * there.unsqueeze(-1)
-        variances = x.new_zeros(steps, net.layers, n)
+        variances: list[list[Tensor]] = []
         for k in range(steps):
-            entered = net.su**2 * x[:, k].square().sum(-1)
+            entered, now = net.su**2 * x[:, k].square().sum(-1), []
             for layer in range(net.layers):
                 if k:
-                    q = variances[k - 1, layer]
+                    q = variances[-1][layer]
                     before = torch.where(there[:, k - 1], net.means(q, q, q)[0], net.sh**2)
                 else:
                     before = torch.full_like(entered, net.sh**2)
                 q = (net.sw**2 * before + entered + net.sb**2) * there[:, k]
-                variances[k, layer] = q
+                now.append(q)
                 entered = net.su**2 * net.means(q, q, q)[0]
-        return cls(x, there, variances)
+            variances.append(now)
+        return cls(x, there, torch.stack([torch.stack(now) for now in variances]))
 
     def rows(self, i: slice) -> "_Side":
         return _Side(self.x[i], self.there[i], self.variances[..., i])
@@ -129,7 +130,8 @@ class _Side(NamedTuple):
 def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Tensor, Tensor]:
     """The kernels of some pairs, over time; `diagonal`, where both sides are the same."""
     shape = len(left.x), len(right.x)
-    k, theta = (left.x.new_zeros(net.layers, *shape) for _ in range(2))
+    # lists, not one tensor that is written into: derivatives pass back through them
+    k, theta = ([left.x.new_zeros(shape)] * net.layers for _ in range(2))
     both = left.x.new_zeros(shape, dtype=torch.bool)
 
     def passed(layer: int, step: int) -> tuple[Tensor, Tensor]:
