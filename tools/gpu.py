@@ -1,7 +1,7 @@
 """All that wants a GPU, in one command: tests of the device, kernels, runs of the `paper` presets.
 
     python tools/gpu.py pack FOLDER mnist cifar-10   # here: raw data, compressed, to take along
-    python tools/gpu.py run OUT --data FOLDER        # on the machine with the GPU, without a network
+    python tools/gpu.py run OUT --data FOLDER        # on the machine with the GPU; no network
     python tools/gpu.py merge OUT                    # here: what came back into store and tables
 
 `run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tangents.functional import require
+from tangents.functional import require, tile_rows
 from tangents.infinite import MEANS
 
 TILE = 256  # sequences a side of what one pass works on
@@ -69,7 +69,8 @@ class Recurrent:
         left = _Side.of(self, x1, lengths1, steps)
         right = left if same else _Side.of(self, other, ends, steps)
         nngp, ntk = (x1.new_empty(len(x1), len(other)) for _ in range(2))
-        parts = [[slice(k, k + TILE) for k in range(0, len(x), TILE)] for x in (x1, other)]
+        rows = tile_rows(x1, TILE)
+        parts = [[slice(k, k + rows) for k in range(0, len(x), rows)] for x in (x1, other)]
         for i, j in itertools.product(*parts):
             if same and j.start > i.start:
                 continue

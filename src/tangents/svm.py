@@ -5,7 +5,7 @@ A kernel is divided by its mean diagonal, so that one grid of costs serves all o
 
 import warnings
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,13 +17,12 @@ from tangents.functional import require
 
 COSTS = tuple(10.0**k for k in range(-2, 5))
 STEPS = 100_000  # of the solver, at most
-Key = TypeVar("Key", bound=Hashable)
 
 
-class Choice(NamedTuple, Generic[Key]):
+class Choice(NamedTuple):
     """The kernel and the cost with the least error of cross-validation, the first of equals."""
 
-    key: Key
+    key: Hashable
     cost: float
     error: float
 
@@ -37,9 +36,9 @@ def fit(k: Float[np.ndarray, "n n"], y: Int[np.ndarray, " n"], cost: float) -> S
 
 
 def classify(
-    k: Float[np.ndarray, "n n"],
-    y: Int[np.ndarray, " n"],
-    k_test: Float[np.ndarray, "m n"],
+    k: Float[np.ndarray, "n _"],
+    y: Int[np.ndarray, " _"],
+    k_test: Float[np.ndarray, "m _"],
     cost: float,
 ) -> Int[np.ndarray, " m"]:
     """Classes of test examples by the machine fitted to training kernel and classes.
@@ -65,11 +64,11 @@ def folds(y: Int[np.ndarray, " n"], most: int = 5, seed: int = 0) -> list[tuple]
 
 
 def choose(
-    kernels: Iterable[tuple[Key, Float[np.ndarray, "n n"]]],
+    kernels: Iterable[tuple[Hashable, Float[np.ndarray, "n n"]]],
     y: Int[np.ndarray, " n"],
     costs: Sequence[float] = COSTS,
     parts: Sequence[tuple] | None = None,
-) -> Choice[Key]:
+) -> Choice:
     """The best of kernels and costs by cross-validation on `parts`, by default `folds(y)`.
 
     A kernel that is not finite is out. Without folds the first kernel and the middle cost are
