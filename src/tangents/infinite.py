@@ -179,7 +179,7 @@ def _arcsine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for covariance k, variances q and r."""
     square = (1 + 2 * q) * (1 + 2 * r)
     mean = torch.asin(2 * k / square.sqrt()).mul_(2 / math.pi)
-    return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)
+    return mean, (square - 4 * k * k).rsqrt() * (4 / math.pi)
 
 
 def _arccosine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:

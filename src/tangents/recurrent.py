@@ -89,6 +89,10 @@ class Recurrent:
             return twice
         return lambda k, q, r: tuple(v / 2 for v in twice(k, q, r))  # there with the gain sqrt 2
 
+    def square(self, q: Tensor) -> Tensor:
+        """E[s(u)^2] from variances, with a derivative everywhere."""
+        return q / 2 if self.activation == "relu" else self.means(q, q, q)[0]
+
 
 class _Side(NamedTuple):
     """Sequences / sqrt m aligned at their ends, which steps are there, and variances S(x, x)."""
@@ -115,12 +119,12 @@ class _Side(NamedTuple):
             for layer in range(net.layers):
                 if k:
                     q = variances[-1][layer]
-                    before = torch.where(there[:, k - 1], net.means(q, q, q)[0], net.sh**2)
+                    before = torch.where(there[:, k - 1], net.square(q), net.sh**2)
                 else:
                     before = torch.full_like(entered, net.sh**2)
                 q = (net.sw**2 * before + entered + net.sb**2) * there[:, k]
                 now.append(q)
-                entered = net.su**2 * net.means(q, q, q)[0]
+                entered = net.su**2 * net.square(q)
             variances.append(now)
         return cls(x, there, torch.stack([torch.stack(now) for now in variances]))
 
@@ -140,7 +144,7 @@ def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Te
         mean, slope = net.means(k[layer], q, r)
         if diagonal:  # exactly: the slope of the mean is steep there
             own = left.variances[step, layer]
-            mean.diagonal().copy_(net.means(own, own, own)[0])
+            mean.diagonal().copy_(net.square(own))
         return mean, slope
 
     for step in range(left.x.shape[1]):
