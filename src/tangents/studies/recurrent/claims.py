@@ -104,13 +104,13 @@ def flip(t: Table, activation: str, sw: float) -> Estimate:
     "rntk-5", PAPER, "section on lengths", Accept("better: above 0", 0, INF),
     over={
         "rntk-5-archive": Setting("UCR sets", dict(part="archive")),
-        "rntk-5-rows": Setting("MNIST by rows", dict(part="rows")),
+        "rntk-5-columns": Setting("MNIST by columns", dict(part="columns")),
     },
 )  # fmt: skip
 def lengths(t: Table, part: str) -> Estimate:
     """Series of unequal length are classified better as they are than with zeros at their ends that
     make them equally long (error of the latter minus the former)."""
-    padded = errors(t, "padded", "padded" if part == "archive" else "rows")
+    padded = errors(t, "padded", "padded" if part == "archive" else part)
     return minus(padded, errors(t, "recurrent", part))
 
 

@@ -8,7 +8,7 @@ from tangents.data.series import SERIES, Entry
 from tangents.lab.study import Config, Count, Positive, Rule, Whole
 
 SQRT2 = math.sqrt(2)
-IMAGES = ("mnist", "fashion-mnist", "digits")  # as series of their rows
+IMAGES = ("mnist", "fashion-mnist", "digits")  # as series of their columns
 NotNegative = Annotated[float, Rule("at least 0 and finite", lambda v: 0 <= v < math.inf)]
 
 
@@ -21,9 +21,9 @@ class Sequences(Config):
 
     part: str = "limit"  # which part of the chapter the run belongs to
     measure: Literal["limit", "train", "moments", "classify"] = "limit"  # what is measured
-    series: str = "mnist"  # images as series of rows, sines, or a set of the UCR archive
+    series: str = "mnist"  # images as series of columns, sines, or a set of the UCR archive
     pool: Count = 2  # sides of the squares over which pixels are averaged
-    cut: bool = False  # whether empty rows of images are left out, so that lengths differ
+    cut: bool = False  # whether empty columns of images are left out, so that lengths differ
     steps: Count = 50  # of a sine
     noise: NotNegative = 1.0  # of a sine, standard deviation
     scrambled: bool = False  # whether the steps of all series are in another order: a control
@@ -91,7 +91,7 @@ MOMENTS = dict(part="moments", measure="moments", series="sines", steps=30, n=8,
 LEARNT = dict(of=["network", "prediction"], width=512, goal=0.1, max_steps=1000)
 SCALES = [1.0 + k / 20 for k in range(17)]
 SINES = dict(part="sines", measure="classify", series="sines", n=100, n_test=400)
-ROWS = dict(part="rows", measure="classify", cut=True, n=200, n_test=1000)
+COLUMNS = dict(part="columns", measure="classify", cut=True, n=200, n_test=1000)
 TINY = dict(series="digits", pool=1)
 
 # fmt: off
@@ -102,7 +102,7 @@ PRESETS = {
         dict(sw=[1.2, 1.6], seed=range(2), **(MOMENTS | dict(steps=6))),
         dict(method=["recurrent", "gaussian"], seed=range(2),
              **(SINES | dict(steps=6, n=12, n_test=12))),
-        dict(method=["recurrent", "padded"], **(ROWS | TINY | dict(n=30, n_test=30))),
+        dict(method=["recurrent", "padded"], **(COLUMNS | TINY | dict(n=30, n_test=30))),
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
         dict(part="archive", series=ARCHIVE, method=METHODS, **CLASSIFY),
@@ -110,7 +110,7 @@ PRESETS = {
         dict(part="scrambled", series=SHORT, scrambled=True, **CLASSIFY),
         dict(part="shuffled", series=SHORT, shuffled=True, **CLASSIFY),
         dict(steps=[100, 50, 25], method=METHODS, seed=FEW, **SINES),
-        dict(method=["recurrent", "padded"], seed=FEW, **ROWS),
+        dict(method=["recurrent", "padded"], seed=FEW, **COLUMNS),
         dict(width=[1024, 512, 256, 128, 64], seed=FEW, **TRAIN),
         dict(width=[2048, 1024, 512, 256, 128], seed=SEEDS, **LIMIT),
         dict(sw=[1.2, 1.3, 1.4, 1.5, 1.6], seed=FEW, **(MOMENTS | LEARNT)),

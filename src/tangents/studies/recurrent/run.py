@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tangents import infinite, kernels, models, svm
 from tangents.data.series import SERIES, Series, load_series
-from tangents.data.tasks import image_rows
+from tangents.data.tasks import image_columns
 from tangents.descent import gradient_descent, updates
 from tangents.empirical import ntk
 from tangents.functional import Params, outputs, stack
@@ -50,14 +50,14 @@ POLYNOMIAL = [dict(degree=degree, shift=shift)
 
 @lru_cache(maxsize=4)
 def task(c: Sequences) -> Series:
-    """Series (n, t, m), standardised; of images the rows."""
+    """Series (n, t, m), standardised; of images the columns."""
     seed = c.seed if c.data_seed < 0 else c.data_seed
     if c.series in SERIES:
         found = _standardised(load_series(c.series))
     elif c.series == "sines":
         found = sines(c.n, c.n_test, c.steps, c.noise, seed)
     else:
-        found = image_rows(c.series, c.n, c.n_test, c.pool, c.cut, seed)
+        found = image_columns(c.series, c.n, c.n_test, c.pool, c.cut, seed)
     generator = np.random.default_rng(seed)
     if c.scrambled:
         found = replace(found, x=found.x[:, generator.permutation(found.x.shape[1])])
