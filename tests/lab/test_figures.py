@@ -106,3 +106,15 @@ def test_a_forest_shows_each_interval_against_its_accepted_range():
     assert max(intervals[1]) < 0 < min(intervals[2])  # right of zero is accepted
     with pytest.raises(LookupError, match="no estimate with an interval"):
         figures.forest([verdict(high=math.nan)])
+
+
+def test_ranks_and_the_bars_between_those_that_do_not_differ(ax):
+    draw = np.random.default_rng(0)
+    errors = pd.DataFrame(draw.normal([5, 0, 0], size=(20, 3)), columns=["worst", "a", "b"])
+    found = figures.critical_differences(ax, errors, str.upper)
+    points, bar = ax.lines
+    assert points.get_xdata() == pytest.approx(found.means)
+    assert [text.get_text() for text in ax.get_yticklabels()][-1] == "WORST"
+    assert bar.get_ydata() == pytest.approx([-0.25, 1.25])
+    assert bar.get_xdata().min() > points.get_xdata().max()
+    assert ax.get_xlabel() == "mean rank over 20 data sets" and ax.get_ylim() == (2.5, -0.5)

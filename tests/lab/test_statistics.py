@@ -1,12 +1,24 @@
 """Intervals against textbook formulas, fits against exact laws."""
 
+import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from tangents.lab.statistics import crossing, holm, jackknife, over_seeds, power, powers, slope
+from tangents.lab.statistics import (
+    Ranking,
+    crossing,
+    holm,
+    jackknife,
+    over_seeds,
+    power,
+    powers,
+    ranking,
+    slope,
+)
 
 
 def test_interval_over_seeds_is_students():
@@ -63,3 +75,42 @@ def test_what_one_value_does_not_determine_is_refused():
     with pytest.raises(ValueError, match="two different x"):
         slope([3.0, 3.0], [1.0, 2.0])
     assert slope([1, 2, 3], [2, 4, 6]) == pytest.approx(2)
+
+
+ERRORS = np.random.default_rng(3).normal([0.0, 0.1, 0.2, 3.0], size=(30, 4))
+ERRORS = pd.DataFrame(ERRORS, columns=["d", "c", "b", "a"])
+
+
+def test_ranks_are_shared_by_equal_errors():
+    errors = pd.DataFrame({"a": [1.0, 2, 3], "b": [1.0, 1, 3], "c": [0.0, 3, math.nan]})
+    found = ranking(errors)
+    assert found.sets == 2 and found.means.to_dict() == {"b": 1.75, "c": 2.0, "a": 2.25}
+
+
+def test_pairs_are_compared_by_signed_ranks_and_corrected():
+    found = ranking(ERRORS)
+    pairs = [*itertools.combinations(found.means.index, 2)]
+    want = holm([stats.wilcoxon(ERRORS[a] - ERRORS[b]).pvalue for a, b in pairs])
+    assert [found.p.loc[pair] for pair in pairs] == pytest.approx(want)
+    assert found.p.equals(found.p.T) and (np.diag(found.p) == 1).all()
+    assert found.means.index[-1] == "a" and (found.p["a"].drop("a") < 0.01).all()
+    assert found.alike() == [(0, 2)]
+
+
+def test_equal_methods_do_not_differ():
+    found = ranking(pd.DataFrame({"a": [1.0, 2, 3], "b": [1.0, 2, 3]}))
+    assert found.p.loc["a", "b"] == 1 and found.alike() == [(0, 1)]
+
+
+def test_bars_join_only_where_no_two_differ():
+    names = list("abcd")
+    p = pd.DataFrame(1.0, names, names)
+    p.loc["a", ["c", "d"]] = p.loc[["c", "d"], "a"] = 0.01
+    assert Ranking(pd.Series(range(4), names), p, 9).alike() == [(0, 1), (1, 3)]
+    assert Ranking(pd.Series(range(4), names), 0 * p, 9).alike() == []
+
+
+@pytest.mark.parametrize("errors", [ERRORS[["a"]], ERRORS[:0], ERRORS * math.nan])
+def test_nothing_to_rank_is_an_error(errors):
+    with pytest.raises(LookupError, match="no data set on which two methods"):
+        ranking(errors)

@@ -10,12 +10,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tangents.lab.evidence import Estimate, Runs
-from tangents.lab.statistics import over_seeds
+from tangents.lab.statistics import Ranking, over_seeds, ranking
 
 Drawn = tuple[np.ndarray, np.ndarray]  # the places of a curve, and its values
 PALETTE = sns.color_palette("colorblind")
@@ -199,3 +200,18 @@ def _scaled(entry: Mapping[str, Any]) -> tuple[Callable[[float], float], tuple[f
     end, sign = (low, 1.0) if math.isfinite(low) else (high, -1.0)
     unit = max(abs(entry["estimate"] - end), entry["high"] - entry["low"], 1e-300)
     return lambda v: sign * (v - end) / unit, (0.0, math.inf)
+
+
+def critical_differences(ax: Axes, errors: pd.DataFrame, label: Callable = str) -> Ranking:
+    """Mean ranks of methods (columns) over data sets (rows), the best on top; bars join methods of
+    which no two differ by `ranking`, which is returned."""
+    found = ranking(errors)
+    places = range(len(found.means))
+    ax.plot(found.means, places, "o", color=PALETTE[0], ms=6)
+    step = 0.05 * max(np.ptp(found.means), 0.1)
+    for k, (first, last) in enumerate(found.alike()):
+        x = found.means.iloc[-1] + (k + 2) * step
+        ax.plot([x, x], [first - 0.25, last + 0.25], color="0.35", lw=4, solid_capstyle="butt")
+    ax.set_yticks(places, [label(name) for name in found.means.index])
+    ax.set(xlabel=f"mean rank over {found.sets} data sets", ylim=(len(places) - 0.5, -0.5))
+    return found

@@ -1,11 +1,14 @@
-"""Intervals over seeds, exponents, crossings: statistics of plain numbers."""
+"""Intervals over seeds, exponents, crossings, ranks: statistics of plain numbers."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
@@ -72,3 +75,41 @@ def holm(p: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, value * (len(order) - rank)))
         corrected[i] = largest
     return corrected
+
+
+class Ranking(NamedTuple):
+    """Mean ranks of methods over `sets` data sets, the best first, and a p-value for each pair."""
+
+    means: pd.Series
+    p: pd.DataFrame  # method x method, in that order
+    sets: int
+
+    def alike(self, level: float = 0.05) -> list[tuple[int, int]]:
+        """First and last place of the longest stretches of methods of which no two differ."""
+        apart, found = (self.p < level).to_numpy(), []
+        for first in range(len(apart)):
+            last = first
+            while last + 1 < len(apart) and not apart[first : last + 2, first : last + 2].any():
+                last += 1
+            if last > max([first, *(end for _, end in found)]):
+                found.append((first, last))
+        return found
+
+
+def ranking(errors: pd.DataFrame) -> Ranking:
+    """Of errors, a row a data set, a column a method; sets that a method lacks are left out.
+
+    Equal errors share their ranks. The p-values are Wilcoxon's signed-rank test on the sets, ranks
+    of zero differences split evenly, Holm's correction over all pairs. Raises LookupError where no
+    set, or a single method, is left. Source: Demšar (2006), section 3; Benavoli et al. (2016).
+    """
+    errors = errors.dropna()
+    if errors.empty or errors.shape[1] < 2:
+        raise LookupError("no data set on which two methods can be compared")
+    means = errors.rank(axis=1).mean().sort_values(kind="stable")
+    pairs = [*itertools.combinations(means.index, 2)]
+    tests = [stats.wilcoxon(errors[a], errors[b], zero_method="zsplit") for a, b in pairs]
+    p = pd.DataFrame(1.0, means.index, means.index)
+    for (a, b), value in zip(pairs, holm([t.pvalue for t in tests]), strict=True):
+        p.loc[a, b] = p.loc[b, a] = value
+    return Ranking(means, p, len(errors))
