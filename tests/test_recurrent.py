@@ -48,9 +48,7 @@ def pair(net, x, y, same):
     for t, u, layer in product(range(len(x)), range(len(y)), range(net.layers)):
         begin = (same and t == u == 0) * net.sh**2, 0.0
         rec, turned = passed(layer, t - 1, u - 1) if t and u else begin
-        inp, entered = (
-            passed(layer - 1, t, u) if layer else (float(x[t] @ y[u]) / x.shape[1], 0.0)
-        )
+        inp, entered = passed(layer - 1, t, u) if layer else (float(x[t] @ y[u]) / x.shape[1], 0.0)
         S[layer, t, u] = net.sw**2 * rec + net.su**2 * inp + net.sb**2
         trained = S[layer, t, u] + net.sw**2 * turned + net.su**2 * entered
         theta[layer, t, u] = trained if layer >= net.frozen else 0.0
