@@ -91,7 +91,7 @@ class Examples:
 
 @functools.lru_cache(maxsize=4)
 def load_examples(name: str) -> Examples:
-    """One of `TABLES`. Raises DataError for an unknown name, and where the collection is not here."""
+    """One of `TABLES`. Raises DataError for another name, and where the collection is not here."""
     if name not in TABLES:
         raise DataError(f"unknown table {name!r}: accepted are {', '.join(TABLES)}")
     folder = sources.obtain(COLLECTIONS["uci"])
