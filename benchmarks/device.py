@@ -28,8 +28,9 @@ LARGE = (*(Case("kernel", "mlp", n, "trace") for n in (10_000, 20_000, 60_000)),
          *(Case("kernel", "cnn 28", n, "trace") for n in (10_000, 60_000)))  # fmt: skip
 
 
-def timed(call, device: torch.device) -> list[float]:
-    """Seconds of calls after one for warm-up, each until the device is done."""
+def timed(call, device: torch.device, large: bool = False) -> list[float]:
+    """Seconds of calls after one for warm-up, each until the device is done; of a large problem
+    that of one call."""
 
     def once() -> float:
         started = time.perf_counter()
@@ -38,6 +39,8 @@ def timed(call, device: torch.device) -> list[float]:
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
+    if large:
+        return [once()]
     once()
     times = [once()]
     while len(times) < REPEATS and sum(times) < ENOUGH:
@@ -69,7 +72,7 @@ def measure(case: Case, device: torch.device, rate: float) -> dict:
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        times = timed(problem(case, device), device)
+        times = timed(problem(case, device), device, case in LARGE)
     except RuntimeError as error:  # out of memory, for one
         return row | {"note": str(error).splitlines()[0][:120]}
     row |= {"seconds": statistics.median(times), "calls": len(times),

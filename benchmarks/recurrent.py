@@ -1,103 +1,114 @@
-"""How fast kernels of recurrent networks are computed: pair by pair, or for all pairs at once.
+"""The recurrent kernel: pairs times steps a second, beside what bounds it and a loop over pairs.
 
-    python benchmarks/recurrent.py [DEVICE] > data/results/benchmark-recurrent.csv
+    PYTHONPATH=src python benchmarks/recurrent.py data/results/benchmark-recurrent.csv
 
-The same recursion (ReLU, one layer) in plain Python for one pair after the other, for whole Gram
-matrices step by step, and in cache-sized tiles as `tangents.recurrent` has it. Nanoseconds for each
-entry and step, the median of three, after a check that all three agree; measured in turn.
+2000 series of 100 steps. The bound is one arc cosine (or arcsine), one square root and four
+multiplications with additions of numbers that stay in the cache. The loop is one pair after
+another, in plain numbers. Rows of other devices in the table are kept.
 """
 
-import csv
+import argparse
 import math
 import statistics
-import sys
 import time
+from pathlib import Path
 
+import pandas as pd
 import torch
 
-from tangents.recurrent import Recurrent
+from tangents.functional import tile_rows
+from tangents.lab.provenance import commit, device_name
+from tangents.recurrent import TILE, Recurrent
 
-NET = Recurrent(1, "relu", su=0.5, sb=0.1)
-PAIRS, REPEATS = 2000, 3  # pairs that are computed one by one
-
-
-def own(x: list[float]) -> list[float]:
-    """Variances of a network's states along one series."""
-    found, q = [], 0.0
-    for value in x:
-        q = NET.sw**2 * q / 2 + (NET.su * value) ** 2 + NET.sb**2
-        found.append(q)
-    return found
+N, STEPS = 2000, 100
 
 
-def pair(x: list[float], y: list[float]) -> float:
-    mean = turned = 0.0
-    for a, b, q, r in zip(x, y, own(x), own(y), strict=True):
-        k = NET.sw**2 * mean + NET.su**2 * a * b + NET.sb**2
-        theta = k + NET.sw**2 * turned
-        scale = math.sqrt(q * r)
-        cosine = max(-1.0, min(1.0, k / scale))
-        angle = math.pi - math.acos(cosine)
-        mean = scale * (math.sqrt(1 - cosine * cosine) + cosine * angle) / (2 * math.pi)
-        turned = theta * angle / (2 * math.pi)
-    return mean + turned
+def seconds(call, device: torch.device, calls: int = 3) -> float:
+    """The median of some calls, after one for warm-up."""
+    times: list[float] = []
+    for _ in range(calls + 1):
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
 
 
-def whole(x: torch.Tensor) -> torch.Tensor:
-    mean = turned = x.new_zeros(len(x), len(x))
-    for step in x.T:
-        k = NET.sw**2 * mean + NET.su**2 * torch.outer(step, step) + NET.sb**2
-        theta = k + NET.sw**2 * turned
-        q = k.diagonal()
-        scale = torch.outer(q, q).sqrt()
-        cosine = (k / scale).clamp(-1, 1)
-        angle = math.pi - torch.acos(cosine)
-        mean = scale * ((1 - cosine**2).sqrt() + cosine * angle) / (2 * math.pi)
-        turned = theta * angle / (2 * math.pi)
-    return mean + turned
+def bound(net: Recurrent, like: torch.Tensor) -> float:
+    """Numbers a second of the elementwise work that a step of a pair cannot do without."""
+    side = tile_rows(like, TILE)
+    x, y = (like.new_empty(side, side).uniform_(-0.9, 0.9) for _ in range(2))
+    arc = torch.acos if net.activation == "relu" else torch.asin
+
+    def pass_() -> None:
+        angle = arc(x)
+        root = torch.addcmul(y, x, x, value=-0.01).abs_().sqrt_()
+        for _ in range(3):
+            root.addcmul_(angle, y)
+
+    repeats = 20
+    return repeats * side**2 / seconds(lambda: [pass_() for _ in range(repeats)], like.device)
 
 
-def seconds(function, device: str) -> float:
-    started = time.perf_counter()
-    function()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def pair(net: Recurrent, x: list[float], y: list[float]) -> float:
+    """The kernel of two series of one number a step, of one layer of ReLU units, in plain
+    numbers."""
+    q = r = k = theta = mean = slope = 0.0
+    for step, (a, b) in enumerate(zip(x, y, strict=True)):
+        if step:
+            mean, slope = means(q, r, k)
+        k, before = net.sw**2 * mean + net.su**2 * a * b + net.sb**2, theta
+        q = net.sw**2 * q / 2 + net.su**2 * a * a + net.sb**2
+        r = net.sw**2 * r / 2 + net.su**2 * b * b + net.sb**2
+        theta = k + net.sw**2 * slope * before
+    mean, slope = means(q, r, k)
+    return net.sv**2 * (mean + slope * theta)
 
 
-def compare(n: int, steps: int, device: str) -> list[dict]:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, steps, generator=generator, dtype=torch.float64).to(device)
-    series = x.tolist()
-    pairs = [(i, i * 7 % n) for i in range(min(n, PAIRS))]
-    ways = {
-        "pair by pair": lambda: [pair(series[i], series[j]) for i, j in pairs],
-        "whole matrix": lambda: whole(x),
-        "tiles": lambda: NET.kernels(x.unsqueeze(-1))[1],
-    }
-    some, gram, tiles = (way() for way in ways.values())
-    i, j = map(list, zip(*pairs, strict=True))
-    for found in (gram, tiles):
-        want = torch.tensor(some, dtype=torch.float64)
-        # on the diagonal the slope of the angle is steep
-        torch.testing.assert_close(found[i, j].cpu(), want, rtol=1e-5, atol=0)
-    entries = {"pair by pair": 2 * len(pairs), "whole matrix": n * n, "tiles": n * n}
-    times = [{name: seconds(way, device) for name, way in ways.items()} for _ in range(REPEATS)]
-    cost = {
-        name: 1e9 * statistics.median(t[name] for t in times) / entries[name] / steps
-        for name in ways
-    }
-    return [
-        {"way": name, "n": n, "steps": steps, "device": "cpu" if name == "pair by pair" else device,
-         "ns": round(value, 3), "ratio": round(cost["pair by pair"] / value, 1),
-         "threads": torch.get_num_threads()}
-        for name, value in cost.items()
-    ]  # fmt: skip
+def means(q: float, r: float, k: float) -> tuple[float, float]:
+    scale = math.sqrt(q * r)
+    cosine = max(-1.0, min(1.0, k / scale))
+    angle = math.pi - math.acos(cosine)
+    return scale * (math.sqrt(1 - cosine**2) + cosine * angle) / (2 * math.pi), angle / (2 * math.pi)
+
+
+def measure(net: Recurrent, dtype: torch.dtype, device: torch.device) -> dict:
+    x = torch.randn(N, STEPS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    here, entries = x.to(device, dtype), N * (N + 1) / 2
+    net.kernels(here[:300])
+    begun = time.perf_counter()
+    net.kernels(here)[1].sum().item()  # which waits for the device
+    taken = time.perf_counter() - begun
+    row = {"activation": net.activation, "layers": net.layers, "dtype": str(dtype)[6:], "n": N,
+           "steps": STEPS, "seconds": taken, "pair-steps/s": entries * STEPS / taken,
+           "bound": bound(net, here), "device": device_name(str(device)),
+           "torch": torch.__version__, "commit": commit()}  # fmt: skip
+    row["share of bound"] = row["pair-steps/s"] * net.layers / row["bound"]
+    if net.activation == "relu" and net.layers == 1:
+        one, other = x[0, :, 0].tolist(), x[1, :, 0].tolist()
+        row["loop, pair-steps/s"] = STEPS / seconds(lambda: pair(net, one, other), x.device)
+        found = net.kernels(x[:2])[1][0, 1].item()
+        assert math.isclose(pair(net, one, other), found, rel_tol=1e-9)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", type=Path, help="the CSV file to write or complete")
+    parser.add_argument("--device", default="cpu", type=torch.device)
+    args = parser.parse_args()
+    nets = [Recurrent(layers, activation, sb=0.1) for layers in (1, 2)
+            for activation in ("relu", "erf") if (layers, activation) != (2, "erf")]  # fmt: skip
+    rows = [measure(net, dtype, args.device) for net in nets
+            for dtype in (torch.float64, torch.float32)]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    if args.table.exists():
+        old = pd.read_csv(args.table)
+        frame = pd.concat([old[old["device"] != frame["device"].iloc[0]], frame])
+    frame.to_csv(args.table, index=False, float_format="%.4g")
+    print(frame.drop(columns=["torch", "commit"]).to_string(index=False))
 
 
 if __name__ == "__main__":
-    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    rows = [row for n in (256, 1024, 2048) for row in compare(n, 50, device)]
-    writer = csv.DictWriter(sys.stdout, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    main()

@@ -4,6 +4,7 @@ import gzip
 import tarfile
 
 import gpu
+import numpy as np
 import pytest
 
 
@@ -44,9 +45,17 @@ def test_a_command_says_what_became_of_it(tmp_path):
     assert gpu.command(["-c", "import time; time.sleep(60)"], 0.5, log) == "stopped at the limit"
 
 
-@pytest.mark.parametrize("study, part", gpu.RUNS)
-def test_what_is_run_is_declared(study, part):
+def test_photographs_come_back_to_the_byte(tmp_path):
+    content = np.random.default_rng(0).integers(256, size=200 * 3073, dtype=np.uint8).tobytes()
+    for name, part in gpu.shrunk("batch.bin", content).items():
+        (tmp_path / name).write_bytes(part)
+    gpu.unpack(tmp_path, tmp_path / "raw")
+    assert (tmp_path / "raw" / "batch.bin").read_bytes() == content
+
+
+@pytest.mark.parametrize("study, fields, _", gpu.RUNS)
+def test_what_is_run_is_declared(study, fields, _):
     from tangents import studies
     from tangents.lab.study import expand
 
-    assert expand(studies.find(study), "paper", only=[("part", part)] if part else ())
+    assert expand(studies.find(study), "paper", only=fields.items())

@@ -1,15 +1,17 @@
 """All that wants a GPU, in one command: tests of the device, kernels, runs of the `paper` presets.
 
-    python tools/gpu.py pack FOLDER mnist        # here: raw data, compressed, to take along
-    python tools/gpu.py run OUT --data FOLDER    # on the machine with the GPU; without a network
-    python tools/gpu.py merge OUT                # here: what came back into store and tables
+    python tools/gpu.py pack FOLDER mnist cifar-10   # here: raw data, compressed, to take along
+    python tools/gpu.py run OUT --data FOLDER        # on the machine with the GPU; no network
+    python tools/gpu.py merge OUT                    # here: what came back into store and tables
 
 `run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds
-tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB.
+tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB. A copy without its repository
+names its commit in $TANGENTS_COMMIT.
 """
 
 import argparse
 import gzip
+import io
 import os
 import shutil
 import subprocess
@@ -18,18 +20,26 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
 LIMIT = 15 * 2**20  # bytes of a file of runs
-# Runs in order of value: a study and one part of its preset `paper`.
+# Runs in order of value: a study, which of its preset `paper`, and their share of what time is left
+# when their turn comes.
 RUNS = [
-    ("gauss_newton", "large"),
-    ("orthogonal", "cifar"),
-    ("iterative", "cifar"),
-    ("random_features", "large"),
-    ("lazy", None),
-    ("constancy", None),
+    ("orthogonal", dict(part="cifar", depth=50), 0.25),
+    ("gauss_newton", dict(part="batches"), 0.4),
+    ("random_features", dict(part="large", method="srht"), 0.3),
+    ("iterative", dict(part="cifar", n=1000), 0.5),
+    ("orthogonal", dict(part="cifar", depth=100), 0.4),
+    ("random_features", dict(part="large", method="exact"), 0.3),
+    ("constancy", dict(part="head", depth=1), 0.3),
+    ("lazy", dict(part="velocity"), 0.5),
+    *((study, {}, 0.5) for study in ("orthogonal", "gauss_newton", "iterative", "lazy")),
+    ("constancy", {}, 1.0),
 ]
 
 
@@ -71,13 +81,14 @@ def run(args: argparse.Namespace) -> None:
         words += ["--minutes", f"{0.8 * minutes:.2f}", "--largest", str(args.largest)]
         print(command(words, 60 * minutes), flush=True)
     if "runs" in args.parts:
-        for study, part in RUNS:
+        for study, fields, share in RUNS:
             if end - time.monotonic() < 10:
                 break
             words = ["-m", "tangents", "run", study, "--preset", args.preset, "--device",
                      args.device, "--store", str(args.store)]  # fmt: skip
-            words += ["--only", "part", part] if part and args.preset == "paper" else []
-            print(command(words, left() - 5), flush=True)
+            if args.preset == "paper":
+                words += [w for name, v in fields.items() for w in ("--only", name, str(v))]
+            print(command(words, left(share)), flush=True)
             bundle(args.store / study, out, study)
 
 
@@ -111,6 +122,30 @@ def merge(args: argparse.Namespace) -> None:
                           / "benchmark-device.csv"))  # fmt: skip
 
 
+PHOTOGRAPHS = 3 * 32 * 32  # bytes of an image of CIFAR-10, behind that of its label
+
+
+def shrunk(name: str, content: bytes) -> dict[str, bytes]:
+    """A raw file as smaller ones; photographs without loss by a codec that is made for them."""
+    if not name.endswith(".bin"):
+        return {f"{name}.gz": gzip.compress(content, 9, mtime=0)}
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + PHOTOGRAPHS)
+    strip = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).reshape(100, -1, 32, 32, 3)
+    image, found = strip.transpose(0, 2, 1, 3, 4).reshape(3200, -1, 3), io.BytesIO()
+    Image.fromarray(image).save(found, "WEBP", lossless=True, quality=50)
+    return {f"{name}.webp": found.getvalue(), f"{name}.labels": rows[:, 0].tobytes()}
+
+
+def raw(file: Path) -> bytes:
+    """What `shrunk` had, from its .gz or its .webp."""
+    if file.suffix == ".gz":
+        return gzip.decompress(file.read_bytes())
+    strip = np.asarray(Image.open(file).convert("RGB")).reshape(100, 32, -1, 32, 3)
+    images = strip.transpose(0, 2, 4, 1, 3).reshape(-1, PHOTOGRAPHS)
+    labels = np.frombuffer(file.with_suffix(".labels").read_bytes(), np.uint8)
+    return np.column_stack([labels, images]).tobytes()
+
+
 def pack(args: argparse.Namespace) -> None:
     """The raw files of data sets, each compressed."""
     from tangents.data.sets import DATASETS, fetch
@@ -119,19 +154,19 @@ def pack(args: argparse.Namespace) -> None:
         there = args.folder / name
         there.mkdir(parents=True, exist_ok=True)
         for file in DATASETS[name].files:
-            content = (fetch(name) / file).read_bytes()
-            (there / f"{file}.gz").write_bytes(gzip.compress(content, 9, mtime=0))
-    size = sum(file.stat().st_size for file in args.folder.rglob("*.gz"))
+            for part, content in shrunk(file, (fetch(name) / file).read_bytes()).items():
+                (there / part).write_bytes(content)
+    size = sum(file.stat().st_size for file in args.folder.rglob("*.*"))
     print(f"{size / 2**20:.0f} MiB in {args.folder}")
 
 
 def unpack(folder: Path, there: Path) -> None:
     """What `pack` made, as raw files."""
-    for file in folder.rglob("*.gz"):
-        raw = there / file.relative_to(folder).with_suffix("")
-        if not raw.exists():
-            raw.parent.mkdir(parents=True, exist_ok=True)
-            raw.write_bytes(gzip.decompress(file.read_bytes()))
+    for file in [*folder.rglob("*.gz"), *folder.rglob("*.webp")]:
+        target = there / file.relative_to(folder).with_suffix("")
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(raw(file))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tangents.functional import Params, require
+from tangents.functional import Params, require, tile_rows
 
 OUTPUTS = {"full": 2, "diagonal": 1, "trace": 0}  # axes of a kernel that outputs have
 TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
@@ -92,7 +92,7 @@ class Jacobian:
             out = blank(self.value, (*s, n, m, *[c] * OUTPUTS[outputs]), outputs)
         found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
-        size = max(1, TILE // positions)  # the examples of a tile
+        size = max(1, tile_rows(self.value, TILE) // positions)  # the examples of a tile
         group, across = (c if trace else max(1, size // max(1, v)) for v in (n, m))  # and outputs
         pairs = list(zip(self.factors, second.factors, strict=True))
 

@@ -23,6 +23,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+BUSY = 8  # times the rows that fit a processor's cache keep a GPU busy
+
+
+def tile_rows(like: Tensor, cached: int) -> int:
+    """Rows of a tile: `cached`, as many as a processor's cache holds, or what a GPU asks for."""
+    return cached if like.device.type == "cpu" else BUSY * cached
+
+
 def stack(networks: Sequence[Params]) -> Params:
     """The networks on one leading axis: every tensor (b, ...) for b networks of equal shapes."""
     require(len(networks) > 0, "stack: got no network, at least one is needed")

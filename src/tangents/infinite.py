@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from tangents.functional import require
+from tangents.functional import require, tile_rows
 
 TILE = 256  # what one pass works on stays in the cache
 
@@ -37,11 +37,12 @@ def fully_connected(
     sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
     nngp = x1.new_empty(len(x1), len(sides[-1].x))
     ntk = torch.empty_like(nngp)
-    starts = [range(0, len(side.x), TILE) for side in (sides[0], sides[-1])]
+    rows = tile_rows(x1, TILE)
+    starts = [range(0, len(side.x), rows) for side in (sides[0], sides[-1])]
     for i, j in itertools.product(*starts):
         if same and j > i:
             continue
-        i, j = slice(i, i + TILE), slice(j, j + TILE)
+        i, j = slice(i, i + rows), slice(j, j + rows)
         tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
         for whole, tile in zip((nngp, ntk), tiles, strict=True):
             whole[i, j] = tile

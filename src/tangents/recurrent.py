@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tangents.functional import require
+from tangents.functional import require, tile_rows
 from tangents.infinite import MEANS
 
 TILE = 256  # sequences a side of what one pass works on
@@ -81,7 +81,8 @@ class Recurrent:
         left = _Side.of(self, x1, lengths1, steps)
         right = left if same else _Side.of(self, other, ends, steps)
         nngp, ntk = (x1.new_empty(len(x1), len(other)) for _ in range(2))
-        parts = [[slice(k, k + TILE) for k in range(0, len(x), TILE)] for x in (x1, other)]
+        rows = tile_rows(x1, TILE)
+        parts = [[slice(k, k + rows) for k in range(0, len(x), rows)] for x in (x1, other)]
         for i, j in itertools.product(*parts):
             if same and j.start > i.start:
                 continue
@@ -136,19 +137,20 @@ class _Side(NamedTuple):
         at = place.clamp(min=0).to(x.device)
         x = x.gather(1, at.unsqueeze(-1).expand(-1, -1, m)) / math.sqrt(m)
         x = x * there.unsqueeze(-1)
-        variances = x.new_zeros(steps, net.layers, n)
+        variances: list[list[Tensor]] = []
         for k in range(steps):
-            entered = net.su**2 * x[:, k].square().sum(-1)
+            entered, now = net.su**2 * x[:, k].square().sum(-1), []
             for layer in range(net.layers):
                 if k:
-                    q = variances[k - 1, layer]
+                    q = variances[-1][layer]
                     before = torch.where(there[:, k - 1], net.means(q, q, q)[0], net.sh**2)
                 else:
                     before = torch.full_like(entered, net.sh**2)
                 q = (net.sw**2 * before + entered + net.sb**2) * there[:, k]
-                variances[k, layer] = q
+                now.append(q)
                 entered = net.su**2 * net.means(q, q, q)[0]
-        return cls(x, there, variances)
+            variances.append(now)
+        return cls(x, there, torch.stack([torch.stack(now) for now in variances]))
 
     def rows(self, i: slice) -> "_Side":
         return _Side(self.x[i], self.there[i], self.variances[..., i])
@@ -174,20 +176,22 @@ def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> list[Ten
 
 def _along(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Tensor, Tensor]:
     """The sums of both kernels over the steps that are read, for sv = 1."""
+    # lists, not one tensor that is written into: derivatives pass back through them
     mean, turned = ([left.x.new_zeros(len(left.x), len(right.x))] * net.layers for _ in range(2))
     padded = not (left.there.all() and right.there.all())
     last, sums = left.x.shape[1] - 1, (0.0, 0.0)
     for step in range(last + 1):
-        both = left.there[:, step, None] & right.there[:, step]
+        here = left.there[:, step]
         entered = net.su**2 * (left.x[:, step] @ right.x[:, step].mT)
         tangent = 0.0  # of what enters
         for layer in range(net.layers):
             k = net.sw**2 * mean[layer] + entered + net.sb**2
             if diagonal:
-                begins = both.diagonal() & ~left.there[:, step - 1] if step else both.diagonal()
+                begins = here & ~left.there[:, step - 1] if step else here
                 k.diagonal().add_((net.sw * net.sh) ** 2 * begins)
             theta = k + net.sw**2 * turned[layer] + tangent if layer >= net.frozen else 0 * k
             if padded:
+                both = here[:, None] & right.there[:, step]
                 k, theta = k * both, theta * both
             q, r = left.variances[step, layer], right.variances[step, layer]
             mean[layer], slope = net.means(k, q[:, None], r)

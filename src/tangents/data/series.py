@@ -58,7 +58,8 @@ COLLECTIONS = {
 
 @dataclass(frozen=True)
 class Series:
-    """Series x (n, t), of which the first `lengths` (n,) steps count, and classes y (n,) from 0.
+    """Series x (n, t), or (n, t, m) of m numbers a step, of which the first `lengths` (n,) steps
+    count, the rest is zero, and classes y (n,) from 0.
 
     The first `train` of them are the official training series.
     """

@@ -1,7 +1,7 @@
 """Tasks made of real data sets.
 
 `parity` is the task of Geiger et al. (arXiv:1906.08034), `pair` tells one class from another, and
-`classes` all of them.
+`classes` all of them; `image_rows` makes series of images.
 """
 
 import functools
@@ -12,6 +12,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from tangents.data.series import Series
 from tangents.data.sets import DATASETS, load, load_table
 from tangents.data.sources import DataError
 
@@ -184,21 +185,24 @@ def classes(
     `pool` that does not divide the images.
     """
     images, labels = load(name)
-    split, sides = DATASETS[name].train, images.shape[1:3]
-    if pool < 1 or any(side % pool for side in sides):
-        size = f"{sides[0]} x {sides[1]}"
-        raise DataError(f"pool={pool}: it must divide the images of {name}, {size}")
+    chosen = split(name, n, n_test, seed)
+    known, place = np.unique(labels, return_inverse=True)
+    pixels, like = pooled(name, images[chosen], pool)
+    x = _normalised(pixels, pixels[:n].mean(0))
+    x = x if flat else x.reshape(len(x), *like)
+    return _split(x, np.eye(len(known))[place[chosen]], n, dtype, device)
+
+
+def split(name: str, n: int, n_test: int, seed: int) -> np.ndarray:
+    """Indices of n training and n_test test examples of `load(name)`, drawn as `classes` says."""
+    _, labels = load(name)
+    split = DATASETS[name].train
     train = _balanced_order(labels[:split], seed) if split else _balanced_order(labels, seed)
     test = split + _balanced_order(labels[split:], seed) if split else train[n:]
     if n < 1 or n_test < 0 or n > len(train) or n_test > len(test):
         accepted = f"{len(train)} and {len(test)}" if split else f"{len(train)} in all"
         raise DataError(f"n={n}, n_test={n_test}: {name} has {accepted} balanced examples")
-    chosen = np.concatenate([train[:n], test[:n_test]])
-    known, place = np.unique(labels, return_inverse=True)
-    pixels, like = _pooled(images[chosen], pool)
-    x = _normalised(pixels, pixels[:n].mean(0))
-    x = x if flat else x.reshape(len(x), *like)
-    return _split(x, np.eye(len(known))[place[chosen]], n, dtype, device)
+    return np.concatenate([train[:n], test[:n_test]])
 
 
 def table(
@@ -226,14 +230,45 @@ def table(
     return _split(x, _standardised(labels[:, None], n), n, dtype, device)
 
 
+def image_rows(
+    name: str, n: int, n_test: int, pool: int = 1, cut: bool = False, seed: int = 0
+) -> Series:
+    """Images of all classes as series of their rows of pixels, n of them for training.
+
+    They are drawn, and averaged over squares of `pool` by `pool` pixels, as `classes` does.
+    The mean square of all training pixels is 1. With `cut` empty rows at the top and the bottom are
+    left out, so that lengths differ. Raises DataError as `classes` does, and for images in
+    colour.
+    """
+    images, labels = load(name)
+    if images.ndim > 3:
+        raise DataError(f"{name} is in colour: rows are those of grey images")
+    chosen = split(name, n, n_test, seed)
+    pixels, (_, height, width) = pooled(name, images[chosen], pool)
+    x = pixels.reshape(-1, height, width) / np.sqrt(np.square(pixels[:n]).mean())
+    y = np.searchsorted(np.unique(labels), labels[chosen])
+    if not cut:
+        return Series(x, np.full(len(x), height), y, n)
+    ink = x.any(-1)
+    first, last = ink.argmax(1), height - ink[:, ::-1].argmax(1)
+    lengths = last - first
+    place = np.minimum(first[:, None] + np.arange(height), height - 1)
+    x = np.take_along_axis(x, place[..., None], 1)
+    x[np.arange(height) >= lengths[:, None]] = 0
+    return Series(x[:, : lengths.max()], lengths, y, n)
+
+
 def _standardised(x: np.ndarray, n: int) -> np.ndarray:
     spread = x[:n].std(0)
     return (x - x[:n].mean(0)) / np.where(spread > 0, spread, 1)
 
 
-def _pooled(images: np.ndarray, pool: int) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Means over squares (n, d), colour planes one after the other; and their layout."""
+def pooled(name: str, images: np.ndarray, pool: int) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Means over squares of `pool` by `pool` pixels of images of a set, (n, d), colour planes one
+    after the other; and their layout. Raises DataError for a `pool` that does not divide them."""
     height, width = images.shape[1:3]
+    if pool < 1 or height % pool or width % pool:
+        raise DataError(f"pool={pool}: it must divide the images of {name}, {height} x {width}")
     planes = _pixels(images).reshape(len(images), -1, height // pool, pool, width // pool, pool)
     found = planes.mean((3, 5), dtype=np.float64)
     return found.reshape(len(images), -1), found.shape[1:]

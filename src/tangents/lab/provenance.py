@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -20,7 +21,8 @@ def in_checkout() -> bool:
 
 @cache
 def commit() -> str:
-    """The repository's commit, with "-dirty" where the package's source differs from it."""
+    """The repository's commit, with "-dirty" where the package's source differs from it; of a copy
+    without its repository $TANGENTS_COMMIT."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *words]
@@ -29,7 +31,7 @@ def commit() -> str:
     try:
         # An installed copy may lie within another project's repository.
         if not (REPOSITORY / ".git").exists():
-            return "unknown"
+            return os.environ.get("TANGENTS_COMMIT", "unknown")
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "src") else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
         return "unknown"

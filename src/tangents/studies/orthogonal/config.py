@@ -91,7 +91,7 @@ PRESETS = {
         dict(width=WIDTHS, weights=BOTH, seed=SEEDS),
     ],
     "paper": [
-        dict(width=[400, 200], **(THEIRS | dict(depth=[200, 100, 50]))),
+        dict(width=[400, 200], **(THEIRS | dict(depth=[50, 100, 200]))),
         dict(width=[1024, 512, *CHANNELS], activation="relu", **CONV),
         dict(width=[8192, 4096, *WIDTHS], **LAZY),
         dict(width=[8192, 4096, *WIDTHS], weights=BOTH, seed=SEEDS),
