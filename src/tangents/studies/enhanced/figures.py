@@ -21,7 +21,7 @@ WORDS = {
     "neighbours": "neighbours",
     "linear": "linear",
 }
-HOW = {"published": "settings as published", "nested": "settings chosen without test examples"}
+HOW = {"published": "chosen as published", "nested": "chosen without test examples"}
 RANKED = [name for name in WORDS if name not in ("bi", "avg", "bi-avg")]
 
 
@@ -39,6 +39,12 @@ def rows(ax: Axes, estimates: list, place: int, label: str) -> None:
     ax.errorbar(value, at, xerr=ends, ls="", capsize=3, label=label, **draw.look(place))
 
 
+def below(fig: Figure, ax: Axes) -> None:
+    """The legend of an axis under all."""
+    found = ax.get_legend_handles_labels()
+    fig.legend(*found, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
+
+
 def headline(t: Table) -> Figure:
     """By how much each method errs less than the Gaussian kernel, and mean ranks."""
     fig, (left, right) = draw.panels(2, height=4.2)
@@ -48,7 +54,7 @@ def headline(t: Table) -> Figure:
     left.axvline(0, **draw.MARK)
     left.set_xlabel("points fewer errors than the Gaussian kernel")
     methods(left, names)
-    fig.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    below(fig, left)
     draw.critical_differences(right, by_table(t, RANKED, "nested"), WORDS.get)
     return fig
 
@@ -58,7 +64,7 @@ def ranks(t: Table) -> Figure:
     fig, axes = draw.panels(2, height=4.2)
     for ax, (how, words) in zip(axes, HOW.items(), strict=True):
         draw.critical_differences(ax, by_table(t, list(WORDS), how), WORDS.get)
-        ax.set_title(words, fontsize=10)
+        ax.set_title(words, loc="right", fontsize=10)
     return fig
 
 
@@ -77,20 +83,15 @@ def pairs(t: Table) -> Figure:
 
 def selection(t: Table) -> Figure:
     """What it brings to have seen the test examples when settings are chosen."""
-    fig, (ax,) = draw.panels(1, height=4.2)
-    for place, (how, words) in enumerate(
-        dict(
-            seen="on other examples, as many",
-            published="as published",
-            folds="the best on the test parts",
-        ).items()
-    ):
-        found = [knowing(t, name, how).mean() for name in WORDS]
-        rows(ax, found, place, words)
+    fig, (ax,) = draw.panels(1, height=5.0)
+    fig.set_figwidth(6.6)
+    ways = dict(seen="on as many", published="as published", folds="on the test parts alone")
+    for place, (how, words) in enumerate(ways.items()):
+        rows(ax, [knowing(t, name, how).mean() for name in WORDS], place, words)
     ax.axvline(0, **draw.MARK)
-    ax.set_xlabel("points fewer errors than where the choice has not seen them")
+    ax.set_xlabel("points fewer errors than by a choice without test examples")
     methods(ax, list(WORDS))
-    ax.legend(loc="lower right")
+    below(fig, ax)
     return fig
 
 
