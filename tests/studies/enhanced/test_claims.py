@@ -8,7 +8,7 @@ import pytest
 from tangents.studies.enhanced.claims import CLAIMS
 from tests.studies.judging import entry_of
 
-BASE = dict(source="uci", n=0, trees=200, shuffled=False, seed=0)
+BASE = dict(source="uci", n=0, trees=200, shuffled=False, mixed=False, seed=0)
 HOW = ("published", "nested", "seen", "folds", "majority")
 
 
@@ -55,6 +55,13 @@ def test_who_errs_less(name, method, other, how, lead, verdict):
 def test_reading_in_order(how, lead, verdict):
     frames = runs("rntk"), runs("ntk", **{how: lead})
     assert judged(f"beyond-order-{how}", *frames)["verdict"] == verdict
+
+
+@pytest.mark.parametrize("lead, verdict", [(0.1, "supported"), (-2.0, "contradicted")])
+def test_columns_in_another_order(lead, verdict):
+    frames = runs("rntk"), runs("rntk", "mixed", published=lead)
+    found = judged("beyond-order-mixed", *frames)
+    assert found["estimate"] == pytest.approx(lead) and found["verdict"] == verdict
 
 
 @pytest.mark.parametrize("gain, verdict", [(1.5, "supported"), (-1.5, "contradicted")])

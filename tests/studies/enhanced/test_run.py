@@ -12,7 +12,7 @@ from tangents.data.uci import Split
 from tangents.lab.study import ConfigError, coerce
 from tangents.recurrent import Recurrent
 from tangents.studies.enhanced import run as study
-from tangents.studies.enhanced.config import EVERY, FEW, KNOWN, RECURRENT, SMALL, Enhanced
+from tangents.studies.enhanced.config import EVERY, FEW, KNOWN, SMALL, Enhanced
 from tangents.studies.enhanced.run import FOLDS, INNER, TUNING, Answer, Setting, Task
 
 TINY = dict(source="sklearn", dataset="wine", n=60, trees=5)
@@ -69,8 +69,8 @@ def reference(task, k, cost, i=1):
 
 def test_recurrent_kernels_are_those_of_the_scaled_attributes(task):
     x = torch.from_numpy(task.x / np.sqrt((task.x**2).sum(1)).max())[..., None]
-    found = {name: answers(study.recurrent(task)[name]) for name in RECURRENT}
     for readout, one, both in (("last", "rntk", "bi"), ("steps", "avg", "bi-avg")):
+        found = {k: answers(v) for k, v in study.recurrent(task, readout).items()}
         for frozen in (0, 2):
             net = Recurrent(2, su=0.5, sb=0.1, readout=readout, frozen=frozen)
             ahead, back = net.kernels(x)[1].numpy(), net.kernels(x.flip(1))[1].numpy()
@@ -169,6 +169,16 @@ def test_shuffled_classes_are_the_same_ones_elsewhere(task):
     assert sorted(other.y) == sorted(task.y) and (other.y != task.y).mean() > 0.3
     (found,) = run(TINY | dict(shuffled=True, method="rbf"))
     assert found["error_nested"] > 0.45
+
+
+def test_columns_in_another_order(task):
+    other = study.task(Enhanced(**TINY, mixed=True))
+    assert np.array_equal(np.sort(other.x, 1), np.sort(task.x, 1)) and (other.x != task.x).any()
+    methods = dict(rntk=False, ntk=True, rbf=True, forest=False)
+    for method, same in methods.items():
+        (one,), (two,) = (run(TINY | dict(method=method, mixed=m)) for m in (False, True))
+        assert same == all(one[f"error_{how}"] == pytest.approx(two[f"error_{how}"])
+                           for how in ("published", "nested", "seen")), method  # fmt: skip
 
 
 def test_tables_of_the_presets():

@@ -8,6 +8,10 @@ from tangents.lab.study import Config, Count, Whole
 
 RECURRENT = ["rntk", "bi", "avg", "bi-avg"]
 OTHERS = ["ntk", "rbf", "polynomial", "forest", "linear", "neighbours"]
+Method = Literal[
+    "rntk", "bi", "avg", "bi-avg", "all",
+    "ntk", "rbf", "polynomial", "forest", "linear", "neighbours",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,12 @@ class Enhanced(Config):
     part: str = "tables"  # which part of the chapter the run belongs to
     source: Literal["uci", "sklearn"] = "uci"  # of the table, and of its splits: uci's, or drawn
     dataset: str = "wine"  # name of the table
-    # of classification: see above; neighbours: the nearest ones
-    method: Literal[
-        "rntk", "bi", "avg", "bi-avg", "all",
-        "ntk", "rbf", "polynomial", "forest", "linear", "neighbours",
-    ] = "rntk"  # fmt: skip
+    method: Method = "rntk"  # of classification
     n: Whole = 0  # examples that are drawn where the source is sklearn; 0: all
     trees: Count = 200  # of the forest
     shuffled: bool = False  # classes given to the wrong examples: a control
-    seed: int = 0  # of that, of the forest and of what is drawn
+    mixed: bool = False  # columns in another order
+    seed: int = 0  # of both, of the forest and of what is drawn
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,10 +46,19 @@ SMALL = [name for name in KNOWN if TABLES[name].n <= 1000]
 FEW = [name for name in KNOWN if TABLES[name].n <= 250]
 EVERY = [*RECURRENT, "all", *OTHERS]
 CONTROL = dict(part="shuffled", shuffled=True, method=["rntk", "rbf"])
+MIXED = dict(part="mixed", mixed=True, method="rntk")
 TINY = dict(source="sklearn", dataset=["wine", "breast-cancer"], n=24, trees=5)
 
 PRESETS = {
     "smoke": [dict(method=EVERY, **TINY), dict(TINY | CONTROL | dict(dataset="wine"))],
-    "book": [dict(dataset=SMALL, method=EVERY), dict(dataset=FEW, **CONTROL)],
-    "paper": [dict(dataset=KNOWN, method=EVERY, trees=500), dict(dataset=KNOWN, **CONTROL)],
+    "book": [
+        dict(dataset=SMALL, method=EVERY),
+        dict(dataset=SMALL, **MIXED),
+        dict(dataset=FEW, **CONTROL),
+    ],
+    "paper": [
+        dict(dataset=KNOWN, method=EVERY, trees=500),
+        dict(dataset=KNOWN, **MIXED),
+        dict(dataset=KNOWN, **CONTROL),
+    ],
 }

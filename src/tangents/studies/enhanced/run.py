@@ -7,7 +7,7 @@ neighbours. Every method chooses among its settings in the same ways.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from itertools import chain, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,14 @@ from tangents.data.uci import Examples, Split, load_examples
 from tangents.infinite import fully_connected
 from tangents.lab.study import records
 from tangents.recurrent import Recurrent
-from tangents.studies.enhanced.config import RECURRENT, Enhanced
+from tangents.studies.enhanced.config import Enhanced
 
 # The published grid: sw = sqrt 2, sh = 0, sv = 1
 LAYERS, SU, SB = (1, 2), (0.25, 0.5), (0.001, 0.1)
 WIDE = [10.0**k for k in range(-2, 7, 2)]  # costs of kernels as they are
 COSTS = [10.0**k for k in range(-2, 5)]  # of kernels whose mean diagonal is 1
 NAMES = {"last": ("rntk", "bi"), "steps": ("avg", "bi-avg")}  # by read-out: one or both directions
+RECURRENT = {name: readout for readout, names in NAMES.items() for name in names}
 DEPTHS = range(1, 6)  # hidden layers of fully connected networks
 GAMMAS = [2.0**k for k in range(-10, 9, 2)]  # of exp(-gamma |x - x'|^2 / d)
 DEGREES, STRETCH = (2, 3, 4), (1 / 16, 1 / 4, 1, 4)  # of (1 + stretch <x, x'> / d)^degree
@@ -52,9 +53,11 @@ class Task:
 
 def task(c: Enhanced, device: str = "cpu") -> Task:
     data = load_examples(c.dataset) if c.source == "uci" else drawn(c)
-    y = np.random.default_rng(c.seed).permutation(data.y) if c.shuffled else data.y
+    draw = np.random.default_rng(c.seed)
+    y = draw.permutation(data.y) if c.shuffled else data.y
+    x = data.x[:, draw.permutation(data.x.shape[1])] if c.mixed else data.x
     inner = [Split(*(np.setdiff1d(part, fold.test) for part in data.tuning)) for fold in data.folds]
-    return Task(data.x, y, [data.tuning, *data.folds, *inner], device)
+    return Task(x, y, [data.tuning, *data.folds, *inner], device)
 
 
 def drawn(c: Enhanced) -> Examples:
@@ -105,13 +108,13 @@ def machines(task: Task, k: np.ndarray, costs: list[float], **chosen: float) -> 
     return [Setting(chosen | {"cost": cost}, cache(partial(answer, cost))) for cost in costs]
 
 
-@lru_cache(maxsize=1)
-def recurrent(task: Task) -> dict[str, list[Setting]]:
+@lru_cache(maxsize=2)
+def recurrent(task: Task, readout: str) -> dict[str, list[Setting]]:
     """Kernels of recurrent networks, the largest example of length 1: of their trained read-out
     alone (all layers frozen), and of all weights."""
     x = (task.inputs / task.inputs.norm(dim=1).max()).unsqueeze(-1)
-    found = {name: [] for name in RECURRENT}
-    for layers, su, sb, readout in product(LAYERS, SU, SB, NAMES):
+    found = {name: [] for name in NAMES[readout]}
+    for layers, su, sb in product(LAYERS, SU, SB):
         net = Recurrent(layers, su=su, sb=sb, readout=readout)
         each = zip(net.kernels(x), net.kernels(x.flip(1)), strict=True)
         for frozen, (there, back) in zip((layers, 0), each, strict=True):
@@ -184,9 +187,9 @@ def neighbours(task: Task) -> list[Setting]:
 def settings(c: Enhanced, task: Task) -> list[Setting]:
     """Those among which the method chooses."""
     if c.method == "all":
-        return list(chain.from_iterable(recurrent(task).values()))
+        return [s for readout in NAMES for each in recurrent(task, readout).values() for s in each]
     if c.method in RECURRENT:
-        return recurrent(task)[c.method]
+        return recurrent(task, RECURRENT[c.method])[c.method]
     if c.method == "forest":
         return forest(task, c.trees, c.seed)
     methods = dict(ntk=connected, rbf=gaussian, polynomial=polynomial, linear=linear,
