@@ -1,26 +1,32 @@
 """The recurrent kernel against a recursion over single pairs, finite networks, and its limits."""
 
 import math
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, jacrev
 
 from tangents import models, recurrent
 from tangents.empirical import ntk
 from tangents.functional import select
 from tangents.infinite import fully_connected
-from tangents.recurrent import Recurrent
+from tangents.recurrent import Recurrent, backwards
 from tests.cases import close, normal
 from tests.test_infinite import expectations
 
+ONE = Recurrent(1, "relu", sw=1.3, su=0.9, sb=0.3, sh=0.5, sv=1.2)
+TWO = Recurrent(2, "relu", sw=1.4, su=1.1, sb=0.2, sh=0.7, sv=0.8)
+ERF = Recurrent(2, "erf", sw=1.3, su=0.9, sb=0.3, sh=0.5, sv=1.2)
 NETS = [
-    Recurrent(1, "relu", sw=1.3, su=0.9, sb=0.3, sh=0.5, sv=1.2),
-    Recurrent(2, "relu", sw=1.4, su=1.1, sb=0.2, sh=0.7, sv=0.8),
-    Recurrent(2, "erf", sw=1.3, su=0.9, sb=0.3, sh=0.5, sv=1.2),
-]
+    ONE, TWO, ERF,
+    replace(ONE, readout="steps"), replace(TWO, readout="mean"), replace(ERF, readout="steps"),
+    replace(TWO, frozen=1), replace(TWO, frozen=2, readout="steps"),
+    replace(ERF, frozen=1, readout="mean"),
+]  # fmt: skip
 
 
 def means(net, q, r, k):
@@ -29,31 +35,32 @@ def means(net, q, r, k):
 
 
 def pair(net, x, y, same):
-    """One pair of sequences (t, m) and (u, m), from their ends, by the recursion written out."""
-    if len(x) > len(y):
-        return pair(net, y, x, same)
-    tau, m = len(y) - len(x), x.shape[1]
+    """One pair of sequences (t, m) and (u, m): all pairs of their steps by the recursion written
+    out, then the pairs that are read."""
     own = [variances(net, z) for z in (x, y)]
     S, theta = {}, {}
-    for t in range(len(x)):
-        for layer in range(net.layers):
-            if t:
-                args = own[0][layer, t - 1], own[1][layer, t - 1 + tau], S[layer, t - 1]
-                mean, slope = means(net, *args)
-                rec, turned = net.sw**2 * mean, net.sw**2 * slope * theta[layer, t - 1]
-            else:
-                rec, turned = net.sw**2 * net.sh**2 * (same and tau == 0), 0.0
-            if layer:
-                mean, slope = means(net, own[0][layer - 1, t], own[1][layer - 1, t + tau],
-                                    S[layer - 1, t])  # fmt: skip
-                inp, passed = net.su**2 * mean, net.su**2 * slope * theta[layer - 1, t]
-            else:
-                inp, passed = net.su**2 * float(x[t] @ y[t + tau]) / m, 0.0
-            S[layer, t] = rec + inp + net.sb**2
-            theta[layer, t] = S[layer, t] + turned + passed
-    last = net.layers - 1, len(x) - 1
-    mean, slope = means(net, own[0][last], own[1][last[0], len(y) - 1], S[last])
-    return net.sv**2 * mean, net.sv**2 * (mean + slope * theta[last])
+
+    def passed(*at):
+        layer, t, u = at
+        mean, slope = means(net, own[0][layer, t], own[1][layer, u], S[at])
+        return mean, slope * theta[at]
+
+    for t, u, layer in product(range(len(x)), range(len(y)), range(net.layers)):
+        begin = (same and t == u == 0) * net.sh**2, 0.0
+        rec, turned = passed(layer, t - 1, u - 1) if t and u else begin
+        inp, entered = passed(layer - 1, t, u) if layer else (float(x[t] @ y[u]) / x.shape[1], 0.0)
+        S[layer, t, u] = net.sw**2 * rec + net.su**2 * inp + net.sb**2
+        trained = S[layer, t, u] + net.sw**2 * turned + net.su**2 * entered
+        theta[layer, t, u] = trained if layer >= net.frozen else 0.0
+    last = len(x) - 1, len(y) - 1
+    read, share = {
+        "last": ([last], 1),
+        "steps": ([(last[0] - k, last[1] - k) for k in range(min(last) + 1)],
+                  math.sqrt(len(x) * len(y))),
+        "mean": (product(range(len(x)), range(len(y))), len(x) * len(y)),
+    }[net.readout]  # fmt: skip
+    found = np.array([passed(net.layers - 1, t, u) for t, u in read]).sum(0) * net.sv**2 / share
+    return found[0], found.sum()
 
 
 def variances(net, x):
@@ -99,39 +106,91 @@ def test_one_step_is_a_fully_connected_network():
         close(got, 2 * expected, times=1e3, order=0.5)  # the first layer has the gain, too
 
 
-@pytest.mark.parametrize("net", NETS)
-def test_wide_networks_have_the_kernel_of_infinite_width(net):
-    """Gradients through time by automatic differentiation."""
-    width, x = 128, normal(3, 4, 2)
-    act = torch.relu if net.activation == "relu" else torch.erf
+def output(net, params, x, start):
+    """Of a finite network, on one sequence."""
+    states, width, read = list(start), start.shape[1], 0.0
+    for step, below in enumerate(x):
+        for layer in range(net.layers):
+            w, u, b = (params[f"{name}{layer}"] for name in "wub")
+            again, new = w @ states[layer] / width**0.5, u @ below / len(below) ** 0.5
+            z = net.sw * again + net.su * new + net.sb * b
+            states[layer] = below = torch.relu(z) if net.activation == "relu" else torch.erf(z)
+        from_end = len(x) - 1 - step
+        v = params["v"][from_end if net.readout == "steps" else 0]
+        read = v @ below + (0.0 if net.readout == "last" else read)
+    share = {"last": 1, "steps": len(x) ** 0.5, "mean": len(x)}[net.readout]
+    return net.sv / width**0.5 / share * read
 
-    def output(params, x, start):
-        states = [start[layer] for layer in range(net.layers)]
-        for entered in x:
-            below, fan = entered, x.shape[1]
-            for layer in range(net.layers):
-                w, u, b = (params[f"{name}{layer}"] for name in "wub")
-                again, new = w @ states[layer] / width**0.5, u @ below / fan**0.5
-                states[layer] = below = act(net.sw * again + net.su * new + net.sb * b)
-                fan = width
-        return net.sv / width**0.5 * params["v"] @ states[-1]
 
+def finite(net, width, sequences, seeds):
+    """The kernels of finite networks, by gradients through time of what is trained."""
     draws = []
-    for seed in range(32):
+    for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         randn = partial(torch.randn, generator=generator, dtype=torch.float64)
-        params = {"v": randn(width)}
+        params = {"v": randn(len(max(sequences, key=len)), width)}
         for layer in range(net.layers):
-            params |= {f"w{layer}": randn(width, width), f"b{layer}": randn(width),
-                       f"u{layer}": randn(width, width if layer else 2)}  # fmt: skip
-        start = net.sh * randn(3, net.layers, width)
-        rows = vmap(jacrev(output), (None, 0, 0))(params, x, start)
-        draws.append(sum(r.flatten(1) @ r.flatten(1).T for r in rows.values()))
-    draws = torch.stack(draws)
-    want = net.kernels(x)[1]
+            fan = width if layer else sequences[0].shape[1]
+            params |= {f"w{layer}": randn(width, width), f"u{layer}": randn(width, fan),
+                       f"b{layer}": randn(width)}  # fmt: skip
+        trained = [n for n in params if n == "v" or int(n[1:]) >= net.frozen]
+        rows = []
+        for x in sequences:
+            grads = jacrev(partial(output, net))(params, x, net.sh * randn(net.layers, width))
+            rows.append(torch.cat([grads[name].flatten() for name in trained]))
+        rows = torch.stack(rows)
+        draws.append(rows @ rows.T)
+    return torch.stack(draws)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_wide_networks_have_the_kernel_of_infinite_width(net):
+    x, lengths = normal(3, 4, 2), torch.tensor([4, 4, 3])
+    want = net.kernels(x, lengths1=lengths)[1]
+    single = [z[:length] for z, length in zip(x, lengths, strict=True)]
+    draws = finite(net, 128, single, range(32))
     error = (draws.mean(0) - want) / (draws.std(0) / 32**0.5)
     assert error.abs().max() < 6  # the bias is of order 1 / width
     assert ((draws.mean(0) - want).abs() / want).max() < 0.25
+
+
+@pytest.mark.parametrize("net", [replace(ONE, readout="steps"), replace(TWO, readout="mean")])
+def test_their_error_falls_with_the_width_also_where_both_directions_are_read(net):
+    x = normal(3, 3, 2)
+    want = net.bidirectional(x)[1]
+
+    def error(width):
+        there, back = (finite(net, width, z, range(k, k + 8)) for z, k in ((x, 0), (x.flip(1), 8)))
+        return ((there + back - want).square().sum((1, 2)).sqrt() / want.norm()).mean()
+
+    assert error(384) < error(24) / 2.5  # a quarter, as 1 / sqrt width
+
+
+def test_both_directions_are_those_of_each_sequence_alone():
+    x, y, lengths = normal(3, 4, 2), normal(2, 3, 2, seed=1), torch.tensor([2, 4, 3])
+    turned = x.clone()
+    for z, length in zip(turned, lengths, strict=True):
+        z[:length] = z[:length].flip(0)
+    assert torch.equal(backwards(x, lengths), turned) and torch.equal(backwards(y), y.flip(1))
+    for net in (TWO, replace(ERF, readout="steps")):
+        for other, back in ((None, None), (y, y.flip(1))):
+            parts = net.kernels(x, other, lengths), net.kernels(turned, back, lengths)
+            for got, *each in zip(net.bidirectional(x, other, lengths), *parts, strict=True):
+                close(got, sum(each))
+
+
+def test_where_all_is_frozen_the_read_out_alone_is_trained():
+    x = normal(4, 3, 2)
+    for readout in recurrent.READOUTS:
+        nngp, found = replace(TWO, frozen=2, readout=readout).kernels(x)
+        close(found, nngp)
+        close(nngp, replace(TWO, readout=readout).kernels(x)[0])
+
+
+def test_of_one_step_all_read_outs_are_one():
+    x = normal(4, 1, 3)
+    for readout in ("steps", "mean"):
+        close(replace(TWO, readout=readout).kernels(x)[1], TWO.kernels(x)[1])
 
 
 @pytest.mark.parametrize("layers, activation", [(1, "relu"), (2, "erf")])
@@ -162,6 +221,8 @@ def test_kernels_are_positive():
 
 @pytest.mark.parametrize("given, message", [
     (dict(activation="tanh"), "activation must be one of relu, erf, got 'tanh'"),
+    (dict(readout="first"), "readout must be one of last, steps, mean, got 'first'"),
+    (dict(frozen=2), "frozen must be from 0 to 1, got 2"),
     (dict(layers=0), "layers must be at least 1"), (dict(sw=-1.0), "finite, got sw=-1.0"),
     (dict(sb=math.inf, sv=math.nan), "finite, got sb=inf, sv=nan"),
 ])  # fmt: skip

@@ -18,6 +18,7 @@ from tangents.functional import require, tile_rows
 from tangents.infinite import MEANS
 
 TILE = 256  # sequences a side of what one pass works on
+READOUTS = {"last": 0.0, "steps": 0.5, "mean": 1.0}  # the power of 1 / T in an output
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,13 @@ class Recurrent:
 
     g^{l,t} = sw / sqrt(width) W h^{l,t-1} + su / sqrt(fan-in) U h^{l-1,t} + sb b, with h^{0,t} the
     inputs x_t (m,), h^{l,0} ~ N(0, sh^2) drawn for each sequence, f = sv / sqrt(width) V h^{L,T}.
-    `activation` is "relu", plainly max(0, .), or "erf". Raises ValueError for another one, for less
-    than one layer, and for scales that are negative or not finite. Source: section 2.
+    `activation` is "relu", plainly max(0, .), or "erf". The output may also be read at all steps:
+    as f = sv / sqrt(T width) sum_t V^t h^{L,t} with `readout` "steps", weights of their own for
+    each step (counted from the end), or as f = sv / (T sqrt(width)) sum_t V h^{L,t} with "mean",
+    which takes T times as long. The weights of the first `frozen` layers are not trained. Raises
+    ValueError for another activation or read-out, less than one layer, more frozen ones than there
+    are, and for scales that are negative or not finite. Source: section 2; for read-outs and frozen
+    layers Alemohammad et al. (2020), whose averaged kernel is "steps".
     """
 
     layers: int = 1
@@ -37,11 +43,17 @@ class Recurrent:
     sb: float = 0.0  # of biases
     sh: float = 0.0  # of initial states
     sv: float = 1.0  # of the read-out
+    readout: str = "last"
+    frozen: int = 0
 
     def __post_init__(self) -> None:
-        require(self.activation in MEANS, f"activation must be one of {', '.join(MEANS)}, got "
-                f"{self.activation!r}")  # fmt: skip
+        for name, accepted in (("activation", MEANS), ("readout", READOUTS)):
+            value = getattr(self, name)
+            require(value in accepted, f"{name} must be one of {', '.join(accepted)}, got "
+                    f"{value!r}")  # fmt: skip
         require(self.layers >= 1, f"layers must be at least 1, got {self.layers}")
+        require(0 <= self.frozen <= self.layers,
+                f"frozen must be from 0 to {self.layers}, got {self.frozen}")  # fmt: skip
         scales = {k: getattr(self, k) for k in ("sw", "su", "sb", "sh", "sv")}
         bad = [f"{k}={v}" for k, v in scales.items() if not 0 <= v < math.inf]
         require(not bad, f"scales must be at least 0 and finite, got {', '.join(bad)}")
@@ -81,17 +93,35 @@ class Recurrent:
                     whole[j, i] = tile.mT
         return nngp, ntk
 
+    def bidirectional(
+        self,
+        x1: Float[Tensor, "n t m"],
+        x2: Float[Tensor, "k u _"] | None = None,
+        lengths1: Int[Tensor, " _"] | None = None,
+        lengths2: Int[Tensor, " _"] | None = None,
+    ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """`kernels` of the sum of two such networks, one of which reads the sequences `backwards`.
+
+        Source: Alemohammad et al. (2020), section 3.
+        """
+        turned = backwards(x1, lengths1), None if x2 is None else backwards(x2, lengths2)
+        both = (self.kernels(*x, lengths1, lengths2) for x in ((x1, x2), turned))
+        nngp, ntk = (sum(parts) for parts in zip(*both, strict=True))
+        return nngp, ntk
+
     @property
     def means(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """E[s(u) s(v)] and E[s'(u) s'(v)] from covariance and variances."""
-        twice = MEANS[self.activation]
-        if self.activation == "erf":
-            return twice
-        return lambda k, q, r: tuple(v / 2 for v in twice(k, q, r))  # there with the gain sqrt 2
+        """E[s(u) s(v)] and E[s'(u) s'(v)] from covariance and variances, over `gain`."""
+        return MEANS[self.activation]
+
+    @property
+    def gain(self) -> float:
+        """The models' ReLU has the factor sqrt 2 that is none here."""
+        return 0.5 if self.activation == "relu" else 1.0
 
     def square(self, q: Tensor) -> Tensor:
-        """E[s(u)^2] from variances, with a derivative everywhere."""
-        return q / 2 if self.activation == "relu" else self.means(q, q, q)[0]
+        """E[s(u)^2] over `gain` from variances, with a derivative everywhere."""
+        return q if self.activation == "relu" else self.means(q, q, q)[0]
 
 
 class _Side(NamedTuple):
@@ -119,46 +149,76 @@ class _Side(NamedTuple):
             for layer in range(net.layers):
                 if k:
                     q = variances[-1][layer]
-                    before = torch.where(there[:, k - 1], net.square(q), net.sh**2)
+                    before = torch.where(there[:, k - 1], net.gain * net.square(q), net.sh**2)
                 else:
                     before = torch.full_like(entered, net.sh**2)
                 q = (net.sw**2 * before + entered + net.sb**2) * there[:, k]
                 now.append(q)
-                entered = net.su**2 * net.square(q)
+                entered = net.su**2 * net.gain * net.square(q)
             variances.append(now)
         return cls(x, there, torch.stack([torch.stack(now) for now in variances]))
 
     def rows(self, i: slice) -> "_Side":
         return _Side(self.x[i], self.there[i], self.variances[..., i])
 
+    def steps(self, t: slice) -> "_Side":
+        return _Side(self.x[:, t], self.there[:, t], self.variances[t])
 
-def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Tensor, Tensor]:
-    """The kernels of some pairs, over time; `diagonal`, where both sides are the same."""
-    shape = len(left.x), len(right.x)
+
+def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> list[Tensor]:
+    """The kernels of some pairs; `diagonal`, where both sides are the same."""
+    if net.readout == "mean":  # pairs of steps t and t + d: the one sequence starts d steps late
+        steps = left.x.shape[1]
+        late = [slice(max(d, 0), steps + min(d, 0)) for d in range(1 - steps, steps)]
+        sums = 0.0, 0.0
+        for i, j in zip(late, late[::-1], strict=True):
+            part = _along(net, left.steps(i), right.steps(j), diagonal and i == j)
+            sums = [total + more for total, more in zip(sums, part, strict=True)]
+    else:
+        sums = _along(net, left, right, diagonal)
+    shares = [side.there.sum(1).to(side.x) ** -READOUTS[net.readout] for side in (left, right)]
+    return [net.gain * net.sv**2 * torch.outer(*shares) * total for total in sums]
+
+
+def _along(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Tensor, Tensor]:
+    """The sums of both kernels over the steps that are read, for sv^2 gain = 1."""
+    again, enter = (net.gain * scale**2 for scale in (net.sw, net.su))
     # lists, not one tensor that is written into: derivatives pass back through them
-    k, theta = ([left.x.new_zeros(shape)] * net.layers for _ in range(2))
-    both = left.x.new_zeros(shape, dtype=torch.bool)
-
-    def passed(layer: int, step: int) -> tuple[Tensor, Tensor]:
-        q, r = left.variances[step, layer][:, None], right.variances[step, layer]
-        mean, slope = net.means(k[layer], q, r)
-        if diagonal:  # exactly: the slope of the mean is steep there
-            own = left.variances[step, layer]
-            mean.diagonal().copy_(net.square(own))
-        return mean, slope
-
-    for step in range(left.x.shape[1]):
-        before, both = both, left.there[:, step, None] & right.there[:, step]
-        entered = net.su**2 * (left.x[:, step] @ right.x[:, step].mT)
+    mean, turned = ([left.x.new_zeros(len(left.x), len(right.x))] * net.layers for _ in range(2))
+    padded = not (left.there.all() and right.there.all())
+    last, sums = left.x.shape[1] - 1, (0.0, 0.0)
+    for step in range(last + 1):
+        here = left.there[:, step]
+        entered = net.su**2 * left.x[:, step] @ right.x[:, step].mT + net.sb**2
         tangent = 0.0  # of what enters
         for layer in range(net.layers):
-            mean, slope = passed(layer, step - 1) if step else (k[layer], theta[layer])
-            mean, turned = mean * before, slope * theta[layer] * before
+            k = again * mean[layer] + entered
             if diagonal:
-                begins = both.diagonal() & ~before.diagonal()
-                mean.diagonal().add_(net.sh**2 * begins)
-            k[layer] = (net.sw**2 * mean + entered + net.sb**2) * both
-            theta[layer] = (k[layer] + net.sw**2 * turned + tangent) * both
-            mean, slope = passed(layer, step)
-            entered, tangent = net.su**2 * mean, net.su**2 * slope * theta[layer]
-    return net.sv**2 * mean, net.sv**2 * (mean + slope * theta[-1])
+                begins = here & ~left.there[:, step - 1] if step else here
+                k.diagonal().add_((net.sw * net.sh) ** 2 * begins)
+            theta = k + again * turned[layer] + tangent if layer >= net.frozen else 0 * k
+            if padded:
+                both = here[:, None] & right.there[:, step]
+                k, theta = k * both, theta * both
+            q, r = left.variances[step, layer], right.variances[step, layer]
+            mean[layer], slope = net.means(k, q[:, None], r)
+            if diagonal:  # exactly: the slope of the mean is steep there
+                mean[layer].diagonal().copy_(net.square(q))
+            turned[layer] = slope * theta
+            if layer + 1 < net.layers:
+                entered = (enter * mean[layer]).add_(net.sb**2)
+                tangent = enter * turned[layer]
+        if net.readout != "last" or step == last:
+            sums = sums[0] + mean[-1], sums[1] + mean[-1] + turned[-1]
+    return sums
+
+
+def backwards(
+    x: Float[Tensor, "n t m"], lengths: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "n t m"]:
+    """Each sequence from its end to its start, the padding behind it left where it is."""
+    if lengths is None:
+        return x.flip(1)
+    place, last = torch.arange(x.shape[1], device=x.device), lengths[:, None].to(x.device) - 1
+    at = torch.where(place <= last, last - place, place)
+    return x.gather(1, at.unsqueeze(-1).expand_as(x))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tangents.data import sources
+from tangents.data import sources, uci
 from tangents.data.series import COLLECTIONS
 from tangents.data.sources import DataError, Dataset
 
@@ -139,13 +139,17 @@ _ROWS = (
 DATASETS = {row.name: row for row in _ROWS}
 
 
+def _every() -> dict[str, Dataset]:
+    return DATASETS | COLLECTIONS | uci.COLLECTIONS
+
+
 def fetch(name: str, given: Path | None = None) -> Path:
-    """The folder with the verified raw files of a data set or a collection of series, fetched if
+    """The folder with the verified raw files of a data set or a collection of sets, fetched if
     they are not there, or taken from the archive `given`.
 
     Raises DataError if a file there is damaged (it is removed), or if no source gives the files.
     """
-    return sources.obtain(_dataset(name, DATASETS | COLLECTIONS), given)
+    return sources.obtain(_dataset(name, _every()), given)
 
 
 def _dataset(name: str, known: dict[str, Dataset]) -> Dataset:
@@ -167,7 +171,7 @@ def _status(dataset: Dataset) -> dict:
 
 def status() -> list[dict]:
     """One dict a data set: name, state, bytes on disk, source, licence. Fetches nothing."""
-    return [_status(dataset) for dataset in (DATASETS | COLLECTIONS).values()]
+    return [_status(dataset) for dataset in _every().values()]
 
 
 @functools.lru_cache(maxsize=4)
