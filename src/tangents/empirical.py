@@ -22,6 +22,12 @@ def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
     structured, at several positions or in several calls too, if their structured gradient agrees
     with automatic differentiation; all other parameters take the general route. Raises ValueError
     for a module that is not a map of single examples.
+
+    The way is found once for a module as it is (layers, modes, settings, hooks, functions), near
+    the given weights, on three examples one by one and in two orders; a module that draws torch's
+    random numbers is refused. Of every batch the outputs of four examples are compared with what
+    they are by themselves, and their J^T u with automatic differentiation. What escapes: coupling
+    that leaves these four as they are, other sources of chance, globals that the module reads.
     """
     b = stacked(module, params)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from tangents.functional import Function, Params, require, stack
+from tangents.functional import Function, Params, call, require, stack
 
 # a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
 # standard normal z; a test recomputes it by quadrature. Geiger et al. (2020), section 2.1.
@@ -356,4 +356,4 @@ def initialise_stack(
 
 def apply(module: nn.Module) -> Function:
     """f(params, x), a pure function of the parameters: (n, c), or (b, n, c) for a stack."""
-    return lambda params, x: torch.func.functional_call(module, params, (x,))
+    return lambda params, x: call(module, params, x)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangents.functional import Params, hooked
+from tangents.functional import Params, call, hooked
 
 
 def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
@@ -36,7 +36,7 @@ def preactivation_velocity(
             layer.register_forward_hook(lambda _, __, z: seen.append(z)) for layer in module.hidden
         ]
         with hooked(hooks):
-            torch.func.functional_call(module, p, (x,))
+            call(module, p, x)
         return tuple(seen)
 
     _, velocity = torch.func.jvp(preactivations, (params,), (direction,))
@@ -58,7 +58,7 @@ def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with hooked(hooks), torch.enable_grad():
-        total = torch.func.functional_call(module, leaves, (x,)).sum()
+        total = call(module, leaves, x).sum()
     return list(torch.autograd.grad(total, seen))
 
 
@@ -76,7 +76,7 @@ def state_singular_values(module: nn.Module, params: Params, x: Tensor) -> Float
     ]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with hooked(hooks), torch.enable_grad():
-        torch.func.functional_call(module, leaves, (x,))
+        call(module, leaves, x)
     last, first = seen["last"], seen["first"]
     units = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
     ones = units[:, None, None].expand(-1, *last.shape)

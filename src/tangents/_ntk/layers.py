@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
 from tangents.factored import Factor, Jacobian, blocks, stack_jacobians
-from tangents.functional import Params, hooked, select
+from tangents.functional import Params, call, hooked, select
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
@@ -85,7 +85,7 @@ class Passes:
         handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
         with hooked(handles), torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            self.graph = functional_call(module, leaves, (x,))
+            self.graph = call(module, leaves, x)
         self.value = self.graph.detach()
         axis, n = self.value.dim() - 2, len(x)
 
@@ -300,7 +300,7 @@ def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
         plain["bias"] = torch.zeros_like(layer.bias)
     with torch.no_grad():
         normal = [
-            functional_call(layer, {k: v.to(x) for k, v in plain.items()}, (x,)) for x in inputs
+            call(layer, {k: v.to(x) for k, v in plain.items()}, x) for x in inputs
         ]
 
     def summed(v: Tensor) -> Tensor:  # (r, n, ...) to the parameter's shape
@@ -331,7 +331,7 @@ def general(
         return list(stack_jacobians([Jacobian(x.new_empty(0, 0), tuple(e)) for e in each]).factors)
 
     def one(some: Params, xi: Tensor) -> Tensor:
-        return functional_call(module, {**params, **some}, (xi.unsqueeze(0),)).squeeze(0)
+        return call(module, {**params, **some}, xi.unsqueeze(0)).squeeze(0)
 
     some = {k: params[k].detach() for k in names}
     rows = None
