@@ -275,8 +275,8 @@ def grams(c: Sequences, device: str, settings: list[dict], rows: slice, columns:
 
 
 SETTINGS: dict[str, list[dict]] = dict(
-    recurrent=RECURRENT, padded=RECURRENT, wide=WIDE, averaged=WIDE, connected=CONNECTED, gaussian=GAUSSIAN,
-    polynomial=POLYNOMIAL,
+    recurrent=RECURRENT, padded=RECURRENT, wide=WIDE, averaged=WIDE, connected=CONNECTED,
+    gaussian=GAUSSIAN, polynomial=POLYNOMIAL,
 )  # fmt: skip
 
 
