@@ -31,12 +31,15 @@ def runs(part, metric, values, count=5, **fields):
 judged = partial(entry_of, claims.CLAIMS)
 
 
+@pytest.mark.parametrize("name, part, fields", [
+    ("conv", "battery", dict(network="conv")), ("edge", "rates", dict(rate=0.05))])  # fmt: skip
 @pytest.mark.parametrize("first, late, verdict", [
-    (0.2, 0.005, "supported"), (0.2, 0.1, "contradicted"), (0.01, 0.005, "contradicted")])  # fmt: skip
-def test_the_basin(first, late, verdict):
-    found = judged("fort-1-conv",
-                   runs("battery", "barrier_train", {0.0: first, 3.2: late}, network="conv"))
-    assert found["estimate"] == pytest.approx(100 * late) and found["verdict"] == verdict
+    (0.2, 0.005, "supported"), (0.2, 0.1, "contradicted"), (0.01, 0.001, "contradicted"),
+])  # fmt: skip
+def test_the_basin(name, part, fields, first, late, verdict):
+    heights = {0.0: first, 3.2: late, 12.8: 1.0}
+    found = judged(f"fort-1-{name}", runs(part, "barrier_train", heights, **fields))
+    assert found["estimate"] == pytest.approx(late / first) and found["verdict"] == verdict
 
 
 def test_velocity():
@@ -44,8 +47,11 @@ def test_velocity():
     slow = {t: v * 2**-0.5 for t, v in fast.items()}
     frames = [runs("battery", "kernel_velocity", fast),
               runs("battery", "kernel_velocity_twice", slow)]  # fmt: skip
-    for name, value, verdict in (("falls", 0.2, "supported"), ("constant", -0.1, "supported"),
-                                 ("steady", 0.5, "contradicted")):
+    for name, value, verdict in (
+        ("falls", 0.2, "supported"),
+        ("constant", -0.1, "supported"),
+        ("steady", 0.5, "contradicted"),
+    ):
         found = judged(f"fort-2-{name}-fc", *frames)
         assert found["estimate"] == pytest.approx(value, abs=1e-6), name
         assert found["verdict"] == verdict

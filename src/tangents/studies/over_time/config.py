@@ -76,7 +76,7 @@ PRESETS = {
     "smoke": [
         dict(**(MLP | TINY), learn=1),
         dict(scaled_alpha=[0.01, 0.1, 1.0, 100.0], **(FLOW | dict(
-            dataset="digits", n=40, width=8, depth=2, seed=range(2)))),
+            dataset="digits", pca=5, n=20, width=8, depth=2, seed=range(2)))),
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
         dict(**CONV, **LEARN),

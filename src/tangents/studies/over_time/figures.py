@@ -3,8 +3,10 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from tangents.lab import figures as draw
 from tangents.lab.evidence import Runs, Table
@@ -14,8 +16,10 @@ from tangents.studies.over_time.claims import (
     NETS,
     PLANTED,
     changes,
+    fallen,
     own_and_others,
     points,
+    with_loss,
 )
 
 START = 0.05  # where the start stands on a logarithmic axis of epochs
@@ -60,6 +64,9 @@ def headline(t: Table) -> Figure:
         ax.set_xlim(START * 0.85, 38)
         ax.axvline(EARLY, **draw.MARK)
     axes[0].legend()
+    axes[-1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[-1].yaxis.set_major_formatter("{x:g}")
+    axes[-1].yaxis.set_minor_formatter("")
     return fig
 
 
@@ -126,12 +133,11 @@ def rates(t: Table) -> Figure:
                                  strict=True):  # fmt: skip
         parts = [t.every(metric, "battery").where(network="fc").rows, t.every(metric, "rates").rows]
         ax.set(ylabel=label, yscale="log" if metric == "kernel_velocity" else "linear")
-        for place, (rate, runs) in enumerate(
-            (rate, Runs(rows)) for part in parts for rate, rows in part.groupby("rate")
-        ):
+        for place, (rate, runs) in enumerate(draw.groups(Runs(pd.concat(parts)), "rate")):
             over_time(ax, points(runs) if metric == "barrier_train" else runs, place,
                       f"rate {rate:g}", ms=3.5)  # fmt: skip
         epochs(ax)
+    axes[0].set_ylim(bottom=-0.5)
     axes[0].legend()
     return fig
 
@@ -145,8 +151,9 @@ def in_units_of_t1(t: Table, metric: str, **where: Any) -> Runs:
 
 
 def flows(t: Table) -> Figure:
-    """Alignment beside the loss, and the change of the kernel, against t / t1."""
-    fig, (left, right) = draw.panels(2)
+    """Alignment, dotted where the loss has fallen by a tenth, and the change of the kernel, against
+    t / t1."""
+    fig, (left, right) = draw.panels(2, height=4.0)
     scales = sorted(t.every("kernel_change", "flow")["scaled_alpha"].unique())
     for ax, metric, label in ((left, "alignment", "alignment"),
                               (right, "kernel_change", "change of the kernel")):  # fmt: skip
@@ -155,6 +162,11 @@ def flows(t: Table) -> Figure:
             runs = in_units_of_t1(t, metric, scaled_alpha=scale)
             draw.paths(ax, runs, "u", place, rf"$\sqrt{{h}}\alpha = {scale:g}$", lw=0.9, alpha=0.7)
         ax.axvline(1, **draw.MARK)
-    right.set(yscale="log")
-    right.legend(loc="lower right")
+    rows = with_loss(t, "flow")
+    t1 = t.ends("t1", "flow").by_run
+    for run, way in rows.groupby("run_id"):
+        time, aligned, _ = fallen(way)
+        left.plot(time / t1[run], aligned, "k.", ms=5, zorder=4)
+    right.set(yscale="log", ylim=(1e-4, None))
+    right.legend(loc="upper left")
     return fig
