@@ -87,7 +87,8 @@ def learners(t: Table) -> Figure:
             if len(runs):
                 over_time(ax, runs, place, label, **(dict(lw=1, ms=0) if place == 2 else {}))
         epochs(ax)
-        ticks = (5, 10, 20, 40, 80)
+        low, high = ax.get_ylim()
+        ticks = [v for v in (5, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90) if low < v < high]
         ax.set_yticks(ticks, map(str, ticks))
         ax.minorticks_off()
     axes[0].legend()

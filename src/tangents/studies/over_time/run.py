@@ -104,8 +104,9 @@ def trained(
     ones = torch.ones(b, dtype=data.x.dtype, device=data.x.device)
     begun = Problem.start(module, params, data.x, data.y, ones, CROSS_ENTROPY)
     problem = replace(begun, f0=torch.zeros_like(begun.f0))  # f itself, not what it has moved
+    wanted = set(at)
     states = updates(problem, params, momentum(rate, MEMORY), max(at), batches, memory)
-    return {state.step: state for state in states if state.step in set(at)}
+    return {state.step: state for state in states if state.step in wanted}
 
 
 class Record:
