@@ -88,7 +88,8 @@ def learners(t: Table) -> Figure:
                 over_time(ax, runs, place, label, **(dict(lw=1, ms=0) if place == 2 else {}))
         epochs(ax)
         low, high = ax.get_ylim()
-        ticks = [v for v in (5, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90) if low < v < high]
+        wide = (5, 7, 10, 15, 20, 30, 50, 80) if high > 3 * low else range(10, 100, 10)
+        ticks = [v for v in wide if low < v < high]
         ax.set_yticks(ticks, map(str, ticks))
         ax.minorticks_off()
     axes[0].legend()
@@ -109,7 +110,7 @@ def correlations(t: Table) -> Figure:
                   fontsize=9, color="w" if dark else "k")  # fmt: skip
     left.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     left.set_yticks(range(len(names)), names, fontsize=9)
-    right.set(ylabel="mean rank correlation", ylim=(-0.4, 1.05))
+    right.set(ylabel="mean rank correlation", ylim=(-0.8, 1.05))
     runs, kinds = t.every("moved", "battery"), ("as they are", "their changes", "with other runs")
     cases = {words: (MEASURES, net) for net, words in NETS.items()}
     cases |= {"planted walks": (PLANTED, "fc")}
@@ -122,7 +123,7 @@ def correlations(t: Table) -> Figure:
             draw.bars(right, at, means, place, ls="", label=words)
     right.axhline(0, **draw.MARK)
     draw.label_ticks(right, range(3), kinds)
-    right.legend()
+    right.legend(loc="lower left")
     return fig
 
 
@@ -151,23 +152,38 @@ def in_units_of_t1(t: Table, metric: str, **where: Any) -> Runs:
     return Runs(rows[rows["u"] > 0])
 
 
+def on_grid(runs: Runs) -> Runs:
+    """The runs' values at common u, between looks, as long as all of them go on."""
+    grid, found = np.geomspace(0.01, 10, 49), []
+    last = runs.rows.groupby("run_id")["u"].max().min()
+    for _, rows in runs.rows.groupby("run_id"):
+        rows = rows.sort_values("u")
+        at = grid[grid <= last]
+        values = np.interp(np.log(at), np.log(rows["u"]), rows["value"])
+        found.append(pd.DataFrame({"u": at, "value": values, "seed": rows["seed"].iloc[0]}))
+    return Runs(pd.concat(found))
+
+
 def flows(t: Table) -> Figure:
     """Alignment, dotted where the loss has fallen by a tenth, and the change of the kernel, against
     t / t1."""
     fig, (left, right) = draw.panels(2, height=4.0)
     scales = sorted(t.every("kernel_change", "flow")["scaled_alpha"].unique())
-    for ax, metric, label in ((left, "alignment", "alignment"),
-                              (right, "kernel_change", "change of the kernel")):  # fmt: skip
-        ax.set(xscale="log", xlabel="$t / t_1$", ylabel=label, xlim=(0.01, 10))
-        for place, scale in enumerate(scales):
-            runs = in_units_of_t1(t, metric, scaled_alpha=scale)
-            draw.paths(ax, runs, "u", place, rf"$\sqrt{{h}}\alpha = {scale:g}$", lw=0.9, alpha=0.7)
-        ax.axvline(1, **draw.MARK)
-    rows = with_loss(t, "flow")
     t1 = t.ends("t1", "flow").by_run
-    for run, way in rows.groupby("run_id"):
-        time, aligned, _ = fallen(way)
-        left.plot(time / t1[run], aligned, "k.", ms=5, zorder=4)
+    for ax, label in ((left, "alignment"), (right, "change of the kernel")):
+        ax.set(xscale="log", xlabel="$t / t_1$", ylabel=label, xlim=(0.01, 10))
+        ax.axvline(1, **draw.MARK)
+    for place, scale in enumerate(scales):
+        name = rf"$\sqrt{{h}}\alpha = {scale:g}$"
+        aligned = on_grid(in_units_of_t1(t, "alignment", scaled_alpha=scale))
+        draw.band(left, aligned, "u", place, name, ms=0)
+        ways = with_loss(t, "flow", scaled_alpha=scale).groupby("run_id")
+        dots = [(fallen(way)[0] / t1[run], fallen(way)[1]) for run, way in ways]
+        when, then = np.array(dots).T
+        left.plot(np.exp(np.log(when).mean()), then.mean(), "o", color=draw.PALETTE[place], ms=8,
+                  mec="k", zorder=4)  # fmt: skip
+        change = in_units_of_t1(t, "kernel_change", scaled_alpha=scale)
+        draw.paths(right, change, "u", place, name, lw=0.9, alpha=0.7)
     right.set(yscale="log", ylim=(1e-4, None))
     right.legend(loc="upper left")
     return fig
