@@ -155,6 +155,26 @@ def linearise(module: nn.Module, params0: Params) -> Function:
     return f_lin
 
 
+class Linearised(nn.Module):
+    """`linearise` as a module, so that what trains a network trains its tangent model at w0.
+
+    `params0` of one network or of a stack; the parameters, the weights w, bear the names that
+    `named` gives them.
+    """
+
+    def __init__(self, module: nn.Module, params0: Params):
+        super().__init__()
+        self.module, self.params0 = module, params0
+
+    def named(self, params: Params) -> Params:
+        """Parameters of the network under the names that they have here."""
+        return {f"module.{name}": value for name, value in params.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        params = dict(self.module.named_parameters(remove_duplicate=False))
+        return linearise(self.module, self.params0)(params, x)
+
+
 @contextmanager
 def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """Removes the hooks of these handles at the end, however it comes."""

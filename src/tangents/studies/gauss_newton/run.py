@@ -179,7 +179,7 @@ def error(output: Tensor, y: Tensor) -> float:
     squared error over their variance."""
     if y.shape[-1] == 1:
         return ((output - y).square().mean() / y.var(correction=0)).item()
-    return probes.misclassified(output, y)
+    return probes.misclassified(output, y).item()
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
