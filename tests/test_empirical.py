@@ -368,6 +368,10 @@ REFUSED = {
         "layer '1' .Dropout. is in training mode",
     ),
     "mixed examples": (Mixing, "depends on the others in its batch"),
+    "weights that are rewritten": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Embedding(4, 2, max_norm=0.5)),
+        "layer '1' .Embedding. rewrites its weights",
+    ),
     "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
 }
 
@@ -465,6 +469,23 @@ def test_no_map_of_single_examples_is_refused(build, message):
         ntk(module, params, normal(2, 3).float())
     assert "\n" not in str(error.value)
     assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_pruned_weights_are_known_by_their_own_name():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = normal(4, 3)
+    ntk(module, {k: p.detach() for k, p in module.named_parameters()}, x)
+    prune.l1_unstructured(module[0], "weight", 0.5)
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    assert "0.weight_orig" in params
+    is_dense(module, params, x)
+
+
+def test_half_precision_that_does_not_hold_the_kernel_is_refused():
+    module = models.MLP(3, 4, 1)
+    params = models.initialise(module, 0, torch.float16)
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16"):
+        ntk(module, params, 500 * normal(3, 3).half())
 
 
 def test_bad_input_is_named():

@@ -9,7 +9,7 @@ from tangents._ntk.disk import ntk_on_disk
 from tangents._ntk.route import Route
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
-from tangents.functional import Params, stacked
+from tangents.functional import Params, require, stacked
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 
@@ -46,11 +46,14 @@ def ntk(
     Without `x2`, between x1 and itself. `outputs`: "full"; the "diagonal" over outputs (n, m, c);
     their "trace" (n, m). For a stack of b networks with a leading axis b. Beside the result about
     `budget` bytes are used, by default a quarter of those free. Raises ValueError for what
-    `jacobian` refuses, and where a parameter, an input or an output is not finite. Source: Jacot et
-    al. (2018), section 4; Novak et al. (2022), section 3.
+    `jacobian` refuses, where a parameter, an input or an output is not finite, and where half
+    precision does not hold the kernel. Source: Jacot et al. (2018), section 4; Novak et al. (2022),
+    section 3.
     """
     tiles = Tiles.of(module, params, x1, x2, outputs, budget).thin()
     out = tiles.empty(*tiles.sides)
     for _ in tiles.fill(out):
         pass
+    if out.dtype.itemsize < 4:  # whose numbers end early
+        require(bool(out.isfinite().all()), f"the kernel is not finite in {out.dtype}")
     return out

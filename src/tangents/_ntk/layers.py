@@ -39,8 +39,9 @@ def candidates(module: nn.Module) -> set[str]:
         plain = type(layer) in (nn.Linear, *_CONVS)
         stated = isinstance(layer, (nn.Linear, *_CONVS)) and hasattr(layer, "scale")
         norm = isinstance(layer, _NORMS)
-        table = type(layer) is nn.Embedding and layer.padding_idx is None and not layer.max_norm
-        if plain or stated or norm or table:
+        table = type(layer) is nn.Embedding and layer.padding_idx is None
+        own = {k for k, p in layer._parameters.items() if p is not None}  # pruned: another name
+        if {"weight"} <= own <= {"weight", "bias"} and (plain or stated or norm or table):
             found.add(name)
     shared = {name for names in holders.values() if len(names) > 1 for name in names}
     return found - shared

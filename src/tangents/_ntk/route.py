@@ -65,6 +65,8 @@ class Route(NamedTuple):
             random = layer.training and (batch or noise)
             kind = type(layer).__name__
             require(not random, f"layer {name!r} ({kind}) is in training mode: call module.eval()")
+            rewrites = isinstance(layer, nn.Embedding) and layer.max_norm is not None
+            require(not rewrites, f"layer {name!r} ({kind}) rewrites its weights: max_norm is set")
         require(len(x) > 0, "there are no inputs")
         routes = _ROUTES.setdefault(module, {})
         kinds = tuple(v.dtype for v in params.values())
