@@ -28,7 +28,8 @@ def fully_connected(
     `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
     `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
     another one, a depth below 1, unequal dimensions, integers, and for "relu" an input of zeros.
-    Source: Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section 3.
+    Source: Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section
+    3.
     """
     require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
     require(isinstance(depth, int) and depth >= 1,
