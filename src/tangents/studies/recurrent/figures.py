@@ -23,7 +23,7 @@ def headline(t: Table) -> Figure:
     """Where a kernel and a trained network look, against the scale of recurrent weights; and errors
     on the archive."""
     fig, (left, right) = draw.panels(2)
-    left.set(xlabel=SCALE, ylabel="mean place of the weight (0 first step, 1 last)", ylim=(0, 1))
+    left.set(xlabel=SCALE, ylabel="mean place (0 first step, 1 last)", ylim=(0, 1))
     for place, (name, words) in enumerate(UNITS.items()):
         draw.band(left, centres(t, "kernel", activation=name), "sw", place, f"kernel, {words}",
                   marker="")  # fmt: skip
@@ -109,7 +109,7 @@ def archive(t: Table) -> Figure:
     right.axvline(0, **draw.MARK)
     right.set_yticks(range(len(others)), [f"{names[name]} ({table[name].count()})"
                                           for name in others])  # fmt: skip
-    right.set(xlabel="error minus the fully connected kernel's (points)",
+    right.set(xlabel="error minus fully connected (points)",
               ylim=(len(others) - 0.5, -0.5))  # fmt: skip
     return fig
 
@@ -124,11 +124,11 @@ def lengths(t: Table) -> Figure:
     for place, (name, words) in enumerate(dict(own="as they are", padded="padded").items()):
         look = draw.look(place)
         left.plot(pairs[name], range(len(pairs)), ls="", label=words, **look)
-    left.set_yticks(range(len(pairs)), pairs.index, fontsize=8)
+    left.set_yticks(range(len(pairs)), pairs.index, fontsize=9)
     left.set(xlabel="test error (%)")
     left.legend()
-    right.set(xlabel="steps of a sine", ylabel="test error (%)")
+    right.set(xlabel="steps of a sine", ylabel="test error (%)", ylim=(0, 75))
     for place, (name, words) in enumerate(NAMES.items()):
         draw.band(right, errors(t, name, "sines"), "steps", place, words)
-    right.legend(fontsize=8.5)
+    right.legend(fontsize=8.5, loc="upper right")
     return fig
