@@ -234,6 +234,21 @@ def device_table(table: str = "benchmark-device.csv", least: int = 1024) -> str:
     return shown.to_html(index=False, classes="ledger")
 
 
+def recurrent_table(table: str = "benchmark-recurrent.csv") -> str:
+    """What benchmarks/recurrent.py measured, as an HTML table."""
+    frame = pd.read_csv(results_root() / table)
+    words = [f"{r.activation}, {r.layers} layer{'s' * (r.layers > 1)}, {r.dtype}"
+             for r in frame.itertuples()]  # fmt: skip
+    loop = (frame["pair-steps/s"] / frame["loop, pair-steps/s"]).map("{:.0f} ×".format)
+    shown = pd.DataFrame({
+        "Kernel": words, "Device": frame["device"], "Time": frame["seconds"].map("{:.3g} s".format),
+        "Pairs × steps a second": frame["pair-steps/s"].map("{:.2g}".format),
+        "Share of the bound": frame["share of bound"].map("{:.0%}".format),
+        "Over a loop": loop.where(frame["loop, pair-steps/s"].notna(), "–"),
+    })  # fmt: skip
+    return shown.to_html(index=False, classes="ledger")
+
+
 def _megabytes(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
