@@ -70,7 +70,8 @@ def means(q: float, r: float, k: float) -> tuple[float, float]:
     scale = math.sqrt(q * r)
     cosine = max(-1.0, min(1.0, k / scale))
     angle = math.pi - math.acos(cosine)
-    return scale * (math.sqrt(1 - cosine**2) + cosine * angle) / (2 * math.pi), angle / (2 * math.pi)
+    mean = scale * (math.sqrt(1 - cosine**2) + cosine * angle)
+    return mean / (2 * math.pi), angle / (2 * math.pi)
 
 
 def measure(net: Recurrent, dtype: torch.dtype, device: torch.device) -> dict:

@@ -5,7 +5,7 @@
     python tools/gpu.py merge OUT                    # here: what came back into store and tables
 
 `run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds
-tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB. A copy without its repository
+tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB. A copy without this repository
 names its commit in $TANGENTS_COMMIT.
 """
 

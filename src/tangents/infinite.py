@@ -177,18 +177,18 @@ def _erf(left: _Side, right: _Side, bias: bool, diagonal: bool) -> tuple[Tensor,
 
 def _arcsine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for covariance k, variances q and r."""
-    square = (1 + 2 * q) * (1 + 2 * r)
-    mean = torch.asin(2 * k / square.sqrt()).mul_(2 / math.pi)
-    return mean, (square - 4 * k * k).rsqrt_().mul_(4 / math.pi)
+    q, r, c = 1 + 2 * q, 1 + 2 * r, (math.pi / 4) ** 2
+    mean = torch.asin(k * (2 * q.rsqrt()) * r.rsqrt()).mul_(2 / math.pi)
+    return mean, torch.addcmul(c * q * r, k, k, value=-4 * c).rsqrt_()
 
 
 def _arccosine(k: Tensor, q: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     """E[s(u) s(v)] and E[s'(u) s'(v)] of s = sqrt 2 max(0, .)."""
-    scale = (q * r).sqrt()
-    cosine = torch.where(scale > 0, k / scale, 0.0).clamp(-1, 1)
-    angle = math.pi - torch.acos(cosine)
-    mean = scale * ((1 - cosine.square()).sqrt() + cosine * angle) / math.pi
-    return mean, angle / math.pi
+    scale = q.sqrt() * r.sqrt()
+    cosine = (k / scale.clamp(min=torch.finfo(k.dtype).tiny)).clamp_(-1, 1)
+    angle = 1 - torch.acos(cosine) / math.pi
+    sine = (1 - cosine.square()).sqrt()
+    return scale * torch.addcmul(cosine * angle, sine, sine.new_tensor(1 / math.pi)), angle
 
 
 _DUALS = {"relu": _relu, "erf": _erf}

@@ -111,11 +111,17 @@ class Recurrent:
 
     @property
     def means(self) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """E[s(u) s(v)] and E[s'(u) s'(v)] from covariance and variances."""
-        twice = MEANS[self.activation]
-        if self.activation == "erf":
-            return twice
-        return lambda k, q, r: tuple(v / 2 for v in twice(k, q, r))  # there with the gain sqrt 2
+        """E[s(u) s(v)] and E[s'(u) s'(v)] from covariance and variances, over `gain`."""
+        return MEANS[self.activation]
+
+    @property
+    def gain(self) -> float:
+        """The models' ReLU has the factor sqrt 2 that is none here."""
+        return 0.5 if self.activation == "relu" else 1.0
+
+    def square(self, q: Tensor) -> Tensor:
+        """E[s(u)^2] over `gain` from variances, with a derivative everywhere."""
+        return q if self.activation == "relu" else self.means(q, q, q)[0]
 
 
 class _Side(NamedTuple):
@@ -143,12 +149,12 @@ class _Side(NamedTuple):
             for layer in range(net.layers):
                 if k:
                     q = variances[-1][layer]
-                    before = torch.where(there[:, k - 1], net.means(q, q, q)[0], net.sh**2)
+                    before = torch.where(there[:, k - 1], net.gain * net.square(q), net.sh**2)
                 else:
                     before = torch.full_like(entered, net.sh**2)
                 q = (net.sw**2 * before + entered + net.sb**2) * there[:, k]
                 now.append(q)
-                entered = net.su**2 * net.means(q, q, q)[0]
+                entered = net.su**2 * net.gain * net.square(q)
             variances.append(now)
         return cls(x, there, torch.stack([torch.stack(now) for now in variances]))
 
@@ -171,34 +177,37 @@ def _tile(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> list[Ten
     else:
         sums = _along(net, left, right, diagonal)
     shares = [side.there.sum(1).to(side.x) ** -READOUTS[net.readout] for side in (left, right)]
-    return [net.sv**2 * torch.outer(*shares) * total for total in sums]
+    return [net.gain * net.sv**2 * torch.outer(*shares) * total for total in sums]
 
 
 def _along(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[Tensor, Tensor]:
-    """The sums of both kernels over the steps that are read, for sv = 1."""
+    """The sums of both kernels over the steps that are read, for sv^2 gain = 1."""
+    again, enter = (net.gain * scale**2 for scale in (net.sw, net.su))
     # lists, not one tensor that is written into: derivatives pass back through them
     mean, turned = ([left.x.new_zeros(len(left.x), len(right.x))] * net.layers for _ in range(2))
     padded = not (left.there.all() and right.there.all())
     last, sums = left.x.shape[1] - 1, (0.0, 0.0)
     for step in range(last + 1):
         here = left.there[:, step]
-        entered = net.su**2 * (left.x[:, step] @ right.x[:, step].mT)
+        entered = net.su**2 * left.x[:, step] @ right.x[:, step].mT + net.sb**2
         tangent = 0.0  # of what enters
         for layer in range(net.layers):
-            k = net.sw**2 * mean[layer] + entered + net.sb**2
+            k = again * mean[layer] + entered
             if diagonal:
                 begins = here & ~left.there[:, step - 1] if step else here
                 k.diagonal().add_((net.sw * net.sh) ** 2 * begins)
-            theta = k + net.sw**2 * turned[layer] + tangent if layer >= net.frozen else 0 * k
+            theta = k + again * turned[layer] + tangent if layer >= net.frozen else 0 * k
             if padded:
                 both = here[:, None] & right.there[:, step]
                 k, theta = k * both, theta * both
             q, r = left.variances[step, layer], right.variances[step, layer]
             mean[layer], slope = net.means(k, q[:, None], r)
             if diagonal:  # exactly: the slope of the mean is steep there
-                mean[layer].diagonal().copy_(net.means(q, q, q)[0])
+                mean[layer].diagonal().copy_(net.square(q))
             turned[layer] = slope * theta
-            entered, tangent = net.su**2 * mean[layer], net.su**2 * turned[layer]
+            if layer + 1 < net.layers:
+                entered = (enter * mean[layer]).add_(net.sb**2)
+                tangent = enter * turned[layer]
         if net.readout != "last" or step == last:
             sums = sums[0] + mean[-1], sums[1] + mean[-1] + turned[-1]
     return sums

@@ -269,3 +269,29 @@ def test_a_table_has_so_many_examples():
         table("wine", 100, 79)
     with pytest.raises(DataError, match="unknown table 'iris': accepted are wine"):
         table("iris", 10, 10)
+
+
+def test_images_are_series_of_their_columns():
+    found = tasks.image_columns("mnist", 20, 10, pool=2, seed=3)
+    again = tasks.classes("mnist", 20, 10, pool=2, seed=3)
+    assert found.x.shape == (30, 14, 14) and found.train == 20 and set(found.lengths) == {14}
+    assert (found.y == torch.cat([again.y, again.y_test]).argmax(1).numpy()).all()
+    assert np.square(found.x[:20]).mean() == pytest.approx(1)
+    images, _ = load("mnist")
+    first = images[tasks.split("mnist", 20, 10, 3)[0]].reshape(14, 2, 14, 2).mean((1, 3)).T
+    assert np.corrcoef(first.ravel(), found.x[0].ravel())[0, 1] == pytest.approx(1)
+
+
+def test_empty_columns_are_cut_away_at_both_ends():
+    whole, cut = (tasks.image_columns("mnist", 20, 10, 2, cut=c, seed=3) for c in (False, True))
+    assert len(set(cut.lengths)) > 4 and cut.x.shape[1] == cut.lengths.max()
+    for a, b, length in zip(whole.x, cut.x, cut.lengths, strict=True):
+        there = np.flatnonzero(a.any(1))
+        assert (b[:length] == a[there[0] : there[-1] + 1]).all() and not b[length:].any()
+        assert b[0].any() and b[length - 1].any()
+
+
+def test_columns_of_images_in_colour_are_refused(monkeypatch):
+    monkeypatch.setattr(tasks, "load", lambda _: (np.zeros((4, 2, 2, 3)), np.zeros(4)))
+    with pytest.raises(DataError, match="in colour"):
+        tasks.image_columns("cifar-10", 2, 2)

@@ -1,7 +1,7 @@
 """Tasks made of real data sets.
 
 `parity` is the task of Geiger et al. (arXiv:1906.08034), `pair` tells one class from another, and
-`classes` all of them; `image_rows` makes series of images.
+`classes` all of them; `image_columns` makes series of images.
 """
 
 import functools
@@ -230,31 +230,30 @@ def table(
     return _split(x, _standardised(labels[:, None], n), n, dtype, device)
 
 
-def image_rows(
+def image_columns(
     name: str, n: int, n_test: int, pool: int = 1, cut: bool = False, seed: int = 0
 ) -> Series:
-    """Images of all classes as series of their rows of pixels, n of them for training.
+    """Images of all classes as series of their columns of pixels, from the left, n for training.
 
-    They are drawn, and averaged over squares of `pool` by `pool` pixels, as `classes` does.
-    The mean square of all training pixels is 1. With `cut` empty rows at the top and the bottom are
-    left out, so that lengths differ. Raises DataError as `classes` does, and for images in
-    colour.
+    They are drawn, and averaged over squares of `pool` by `pool` pixels, as `classes` does. The
+    mean square of all training pixels is 1. With `cut` empty columns at both sides are left out, so
+    that lengths differ. Raises DataError as `classes` does, and for images in colour.
     """
     images, labels = load(name)
     if images.ndim > 3:
-        raise DataError(f"{name} is in colour: rows are those of grey images")
+        raise DataError(f"{name} is in colour: columns are those of grey images")
     chosen = split(name, n, n_test, seed)
     pixels, (_, height, width) = pooled(name, images[chosen], pool)
-    x = pixels.reshape(-1, height, width) / np.sqrt(np.square(pixels[:n]).mean())
+    x = pixels.reshape(-1, height, width).swapaxes(1, 2) / np.sqrt(np.square(pixels[:n]).mean())
     y = np.searchsorted(np.unique(labels), labels[chosen])
     if not cut:
-        return Series(x, np.full(len(x), height), y, n)
+        return Series(x, np.full(len(x), width), y, n)
     ink = x.any(-1)
-    first, last = ink.argmax(1), height - ink[:, ::-1].argmax(1)
+    first, last = ink.argmax(1), width - ink[:, ::-1].argmax(1)
     lengths = last - first
-    place = np.minimum(first[:, None] + np.arange(height), height - 1)
+    place = np.minimum(first[:, None] + np.arange(width), width - 1)
     x = np.take_along_axis(x, place[..., None], 1)
-    x[np.arange(height) >= lengths[:, None]] = 0
+    x[np.arange(width) >= lengths[:, None]] = 0
     return Series(x[:, : lengths.max()], lengths, y, n)
 
 

@@ -21,17 +21,19 @@ def in_checkout() -> bool:
 
 @cache
 def commit() -> str:
-    """The repository's commit, with "-dirty" where the package's source differs from it; of a copy
-    without its repository $TANGENTS_COMMIT."""
+    """The repository's commit, with "-dirty" where the package's source differs from it; what
+    $TANGENTS_COMMIT says of a copy that has another repository, or none."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(REPOSITORY), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
+    if given := os.environ.get("TANGENTS_COMMIT"):
+        return given
     try:
         # An installed copy may lie within another project's repository.
         if not (REPOSITORY / ".git").exists():
-            return os.environ.get("TANGENTS_COMMIT", "unknown")
+            return "unknown"
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "src") else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
         return "unknown"

@@ -44,6 +44,13 @@ class Chapter:
             entries[entry["claim"]].append(entry | {"preset": self.preset})
         return entries
 
+    def at(self, preset: str) -> Chapter:
+        """The chapter on what is published of another preset; nothing is computed. LookupError."""
+        frame, arrays = _published(self.study.name, preset)
+        if frame is None:
+            raise LookupError(f"nothing is published of {self.study.name}, preset {preset}")
+        return Chapter(self.study, preset, Table(frame, arrays), self.figures)
+
     def figure(self, name: str, *options) -> Figure | None:
         """The figure of that name; where the runs lack what it shows, a line says so instead."""
         try:

@@ -213,6 +213,27 @@ def break_even(frame: pd.DataFrame) -> int:
     return math.ceil(PHASE * phase[OURS] / phase.drop(OURS).min())
 
 
+def behind(frame: pd.DataFrame) -> str:
+    """Where another package is faster, in a sentence."""
+    slower = ratios(frame).query("ratio < 1")
+    each = [f"{row.problem} ({row.peer}, {row.ratio:.2f} times as long here)"
+            for row in slower.assign(ratio=1 / slower["ratio"]).itertuples()]  # fmt: skip
+    return f"In all but: {'; '.join(each)}." if each else "In every one."
+
+
+def device_table(table: str = "benchmark-device.csv", least: int = 1024) -> str:
+    """What benchmarks/device.py measured of large problems, as an HTML table."""
+    frame = pd.read_csv(results_root() / table).fillna({"outputs": ""})
+    frame = frame[(frame["task"] == "kernel") & (frame["n"] >= least)]
+    shown = pd.DataFrame({
+        "Problem": [_words(row).removeprefix("kernel, ") for row in frame.itertuples()],
+        "Time": frame["seconds"].map("{:.3g} s".format),
+        "Share of the peak": frame["share of peak"].map("{:.0%}".format),
+        "Memory": frame["memory gb"].map("{:.2g} GB".format),
+    })  # fmt: skip
+    return shown.to_html(index=False, classes="ledger")
+
+
 def _megabytes(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 

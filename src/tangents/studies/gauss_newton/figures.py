@@ -232,3 +232,21 @@ def laziness(t: Table) -> Figure:
         dots(worth, {name: some(runs).mean() for name, runs in found.items()}, place, label)
     worth.legend(fontsize=8.5)
     return fig
+
+
+def theirs(t: Table) -> Figure:
+    """The reversible step in batches at the paper's own sizes on CIFAR-10: losses and error, and
+    what a step does to the loss of its own batch and of the next."""
+    fig, (left, right) = draw.panels(2)
+    left.set(xlabel="epochs", ylabel="cross-entropy, error")
+    right.set(xlabel="epochs", ylabel="change of a batch's loss by a step (%)")
+    shown = (
+        (left, "loss", "training loss"), (left, "test_loss", "test loss"),
+        (left, "error", "test error"), (right, "change_own", "its own batch"),
+        (right, "change_next", "the next batch"),
+    )  # fmt: skip
+    for place, (ax, metric, words) in enumerate(shown):
+        draw.paths(ax, t.every(metric, "batches"), "time", place, words)
+        ax.legend()
+    right.axhline(0, **draw.MARK)
+    return fig

@@ -152,3 +152,19 @@ def regime(t: Table) -> Figure:
     plain(axes[2], "change of the kernel at the goal")
     both(axes[2], t.ends("kernel_change", "depth"), "depth")
     return fig
+
+
+def theirs(t: Table) -> Figure:
+    """Steps to the goal, and the gain, at the paper's own sizes on CIFAR-10."""
+    fig, (left, right) = draw.panels(2)
+    rate = dict(xscale="log", xlabel=r"learning rate $\eta$")
+    where = dict(depth=50, width=400)
+    left.set(yscale="log", ylabel="steps to an accuracy of 25 %", **rate)
+    both(left, runs := steps(t, "cifar").where(**where), "rate")
+    draw.label_ticks(left, rates := sorted(runs["rate"].unique()), map("{:g}".format, rates))
+    left.legend()
+    gain_axis(right)
+    right.set(**rate)
+    draw.band(right, gains(t, "cifar", **where), "rate", 1, None)
+    draw.label_ticks(right, rates, map("{:g}".format, rates))
+    return fig
