@@ -104,6 +104,19 @@ def test_a_stack_is_its_networks(name, batch):
             all_close(select(state.params, i), select(alone.params, 0), times=1e5)
 
 
+@pytest.mark.parametrize("rule", [module.momentum(0.1), module.adam(0.1)], ids=["ball", "adam"])
+def test_a_training_that_is_resumed_is_the_training(rule):
+    """From the parameters and the memory of an earlier state."""
+    params = models.initialise_stack(NET, [0, 1])
+    problem = Problem.start(NET, params, X, Y, row(1, 2), "square")
+    whole = list(module.updates(problem, params, rule, 6))
+    rest = list(module.updates(problem, whole[2].params, rule, 4, memory=whole[2].memory))
+    for state, again in zip(whole[2:], rest, strict=True):
+        all_close(state.params, again.params, times=0)
+    afresh = list(module.updates(problem, whole[2].params, rule, 4))
+    assert (afresh[-1].loss != whole[-1].loss).all()
+
+
 def test_states_count_the_updates_and_the_loss_falls():
     states = list(descent(module.gradient_descent(0.1), steps=10))
     assert [s.step for s in states] == list(range(11))

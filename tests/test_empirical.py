@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, jacrev, vjp
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from tangents import models
@@ -367,8 +368,97 @@ REFUSED = {
         "layer '1' .Dropout. is in training mode",
     ),
     "mixed examples": (Mixing, "depends on the others in its batch"),
+    "weights that are rewritten": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Embedding(4, 2, max_norm=0.5)),
+        "layer '1' .Embedding. rewrites its weights",
+    ),
     "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
 }
+
+
+def two_layers(function):
+    """A hidden layer a and a read-out b, joined by a function of (module, x)."""
+    return Applied(function, a=nn.Linear(4, 6), b=nn.Linear(6, 3)).double()
+
+
+COUPLED = {
+    "sums": lambda m, x: m.b(torch.tanh(m.a(x).cumsum(0))),
+    "differences from the first": lambda m, x: m.b(torch.tanh(m.a(x) - m.a(x)[:1])),
+    "from three on": lambda m, x: m.b(torch.tanh(m.a(x) - (len(x) > 2) * m.a(x).mean(0))),
+    "from five on": lambda m, x: m.b(torch.tanh(m.a(x) - (len(x) > 4) * m.a(x).mean(0))),
+    "a branch on all": lambda m, x: m.b(torch.tanh(m.a(x)) if x.sum() > 0 else m.a(x)),
+}
+
+
+@pytest.mark.parametrize("function", COUPLED.values(), ids=COUPLED)
+def test_examples_that_are_coupled_are_refused(function):
+    module = two_layers(function)
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    for seed in range(3):
+        x = normal(6, 4, seed=seed)
+        x = x - x.sum() / x.numel() + 0.1 * torch.linspace(-1, 2, 6)[:, None]
+        with pytest.raises(ValueError, match="depends on the others in its batch"):
+            ntk(module, params, x)
+
+
+CHANCE = {
+    "dropout": lambda m, x: m.b(F.dropout(torch.tanh(m.a(x)), 0.01, m.training)),
+    "stochastic depth": lambda m, x: m.b(m.a(x) * (torch.rand(len(x), 1) > 0.001)),
+    "RReLU": lambda m, x: m.b(F.rrelu(m.a(x), training=m.training)),
+}
+
+
+@pytest.mark.parametrize("function", CHANCE.values(), ids=CHANCE)
+def test_what_draws_random_numbers_is_refused_and_draws_none_of_the_callers(function):
+    module = two_layers(function).train()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="draws random numbers"):
+        ntk(module, params, normal(6, 4))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def sorted_inside(m, x):
+    order = x[:, 0].argsort()
+    return m.b(torch.tanh(m.a(x[order])))[order.argsort()]
+
+
+def experts(m, x):
+    """Each row by one of two layers."""
+    out, chosen = x.new_zeros(len(x), 3), x[:, 0] > 0
+    for side, layer in ((chosen, m.a), (~chosen, m.c)):
+        out = out.index_put((side.nonzero().flatten(),), m.b(layer(x[side])))
+    return out
+
+
+@pytest.mark.parametrize("function", [sorted_inside, experts])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_may_be_reordered_inside(function, seed):
+    module = two_layers(function)
+    module.c = nn.Linear(4, 6).double()
+    is_dense(module, {k: p.detach() for k, p in module.named_parameters()}, normal(7, 4, seed=seed))
+
+
+def test_rows_that_torch_adds_up_come_one_by_one():
+    """A batch of two and a PReLU: under vmap its rows are those of both examples together."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.PReLU(), nn.Linear(4, 2)).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    for seed in range(4):
+        x = normal(2, 3, seed=seed)
+        rows = [dense_jacobian(module, params, xi) for xi in x.split(1)]
+        J = torch.cat(rows)
+        close(ntk(module, params, x), torch.einsum("icp,jdp->ijcd", J, J))
+
+
+def test_a_tensor_of_two_layers_stays_a_parameter_of_both():
+    module = Applied(lambda m, x: m.c(m.b(torch.tanh(m.a(x)))), a=nn.Linear(4, 4),
+                     b=nn.Linear(4, 4), c=nn.Linear(4, 3)).double()  # fmt: skip
+    module.b.weight, module.again = module.a.weight, module.c
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    ntk(module, params, normal(5, 4))  # torch's own call, as an oracle, does not leave them so
+    held = module.a.weight, module.b.weight, module.c.weight, module.again.weight
+    assert all(isinstance(v, nn.Parameter) for v in held) and module.b.weight is module.a.weight
+    is_dense(module, params, normal(5, 4))
 
 
 @pytest.mark.parametrize("build, message", REFUSED.values(), ids=REFUSED)
@@ -379,6 +469,23 @@ def test_no_map_of_single_examples_is_refused(build, message):
         ntk(module, params, normal(2, 3).float())
     assert "\n" not in str(error.value)
     assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_pruned_weights_are_known_by_their_own_name():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = normal(4, 3)
+    ntk(module, {k: p.detach() for k, p in module.named_parameters()}, x)
+    prune.l1_unstructured(module[0], "weight", 0.5)
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    assert "0.weight_orig" in params
+    is_dense(module, params, x)
+
+
+def test_half_precision_that_does_not_hold_the_kernel_is_refused():
+    module = models.MLP(3, 4, 1)
+    params = models.initialise(module, 0, torch.float16)
+    with pytest.raises(ValueError, match=r"not finite in torch\.float16"):
+        ntk(module, params, 500 * normal(3, 3).half())
 
 
 def test_bad_input_is_named():

@@ -84,6 +84,23 @@ def test_linearisation_is_exact_for_a_function_affine_in_its_parameters():
 SMOOTH = [case for case in CASES if "relu" not in case.name and case.name != "convnet"]
 
 
+@pytest.mark.parametrize("case", STACKS, ids=name)
+def test_the_linearised_module_is_a_network_whose_gradient_is_that_at_the_anchor(case):
+    """J^T u at every point, of one network and of a stack."""
+    for params0 in (case.params(0), case.stack(0, 1)):
+        module, x = functional.Linearised(case.module, params0), case.x(2)
+        params = {
+            k: v + d for (k, v), d in zip(params0.items(), like(params0, 3).values(), strict=True)
+        }
+        leaves = {k: v.requires_grad_() for k, v in module.named(params).items()}
+        found = torch.func.functional_call(module, leaves, (x,))
+        close(found, functional.linearise(case.module, params0)(params, x))
+        u = normal(*found.shape, seed=5)
+        got = torch.autograd.grad((u * found).sum(), list(leaves.values()))
+        _, pull = torch.func.vjp(lambda p, x=x: models.apply(case.module)(p, x), params0)
+        all_close(dict(zip(params, got, strict=True)), pull(u)[0])
+
+
 @pytest.mark.parametrize("case", SMOOTH, ids=name)
 def test_linearisation_errs_at_second_order(case):
     f, x, params0 = models.apply(case.module), case.x(3), case.params()

@@ -101,3 +101,11 @@ def test_ridge_is_regression_for_each_shift():
     for shift, a in zip(shifts, kernels.ridge(k, y, shifts), strict=True):
         for j in range(2):
             close(k @ a[:, j], kernels.regression(k, k, y[:, j], shift), times=1e3)
+
+
+@given(seed=SEEDS, factor=FACTORS)
+def test_velocity_is_how_far_a_kernel_turns(seed, factor):
+    k, k0 = kernel(seed), kernel(seed + 1)
+    turned = 1 - (k @ k0).trace() / ((k @ k).trace() * (k0 @ k0).trace()).sqrt()
+    close(kernels.velocity(factor * k, k0, 0.5), 2 * turned)
+    assert abs(kernels.velocity(factor * k, k, 0.1)) < 1e-13

@@ -138,6 +138,23 @@ def test_convnet_maps_of_mnist():
     assert sizes == [(13, 13), (11, 11), (5, 5), (3, 3)] and out.shape == (2, 1)
 
 
+def test_convnet_in_the_standard_parametrisation():
+    """Its weights are the scaled ones of the other, for a stack too."""
+    layers = models.UnscaledConv2d, models.Unscaled
+    module, scaled = models.ConvNet(2, 3, side=3, layers=layers), models.ConvNet(2, 3, side=3)
+    sizes = []
+    for layer in module.hidden:
+        layer.register_forward_hook(lambda _, __, z: sizes.append(tuple(z.shape[-2:])))
+    params = models.initialise_stack(scaled, [0, 1])
+    standard = {
+        k: w / math.sqrt(w[0, 0].numel()) if k.endswith("weight") else w for k, w in params.items()
+    }
+    x = normal(2, 2, 16, 16)
+    got = functional_call(module, standard, (x,))
+    close(got, functional_call(scaled, params, (x,)))
+    assert sizes == [(8, 8), (8, 8), (4, 4), (4, 4)] and got.shape == (2, 2, 1)
+
+
 @pytest.mark.parametrize("case", STACKS, ids=name)
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_a_stack_is_its_networks(case, seeds):

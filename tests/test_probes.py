@@ -117,3 +117,37 @@ def test_an_orthogonal_linear_network_is_an_isometry():
     module = models.MLP(3, 8, 20, activation="linear", bias=False)
     params = models.initialise_stack(module, [0], draw=models.orthogonal)
     close(probes.state_singular_values(module, params, normal(1, 3)), torch.ones(1, 1, 8).double())
+
+
+def test_misclassified_is_a_share_of_each_network():
+    y = torch.eye(3).double()[[0, 1, 2, 0]]
+    wrong = y[[1, 1, 2, 0]]
+    assert probes.misclassified(torch.stack([y, 7 * wrong - 9, -y]), y).tolist() == [0, 0.25, 1]
+
+
+@pytest.mark.parametrize("case", HIDDEN, ids=name)
+def test_patterns_are_the_signs_of_preactivations(case):
+    networks, x = [case.params(0), case.params(1)], case.x(3)
+    found = probes.patterns(case.module, stack(networks), x)
+    for got, one in zip(found, networks, strict=True):
+        signs = [(z > 0).flatten(1) for z in preactivations(case.module, one, x)]
+        assert got.equal(torch.cat(signs, 1))
+    distance = sum(int(a != b) for a, b in zip(*found.flatten(1).tolist(), strict=True))
+    assert probes.pattern_distance(*found).item() == pytest.approx(distance / found[0].numel())
+    assert probes.pattern_distance(found, found).tolist() == [0, 0]
+
+
+def test_a_barrier_is_the_height_between_two_ends():
+    """Of R(w) = 1 - |w|^2 from e_1 to e_2 that of the middle, 1/2; of a valley that of its ends."""
+    e = torch.eye(2).double()
+    ends = [{"w": e[[0, 0]]}, {"w": e[[1, 0]]}]
+
+    def hill(p):
+        return 1 - p["w"].square().sum(-1)
+
+    close(probes.barrier(hill, *ends), torch.tensor([0.5, 0]).double())
+    assert probes.barrier(hill, *ends, points=2)[0].item() == pytest.approx(4 / 9)
+    tilted = probes.barrier(lambda p: p["w"].square().sum(-1) + p["w"][:, 0], *ends)
+    close(tilted, torch.tensor([0.5, 0]).double())
+    with pytest.raises(ValueError, match="points must be at least 1, got 0"):
+        probes.barrier(hill, *ends, points=0)

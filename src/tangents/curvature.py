@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, hooked, require, stacked
+from tangents.functional import Params, call, hooked, require, stacked
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import OutputLoss
@@ -32,7 +32,7 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
         return {k: u.view(s) for k, u, s in zip(params, parts, shapes, strict=True)}
 
     def value(w: Params, xi: Tensor) -> Tensor:
-        return functional_call(module, w, (xi.unsqueeze(0),))[0, output]
+        return call(module, w, xi.unsqueeze(0))[0, output]
 
     def one(w: Params, xi: Tensor, v: Tensor) -> Tensor:
         found = jvp(lambda p: grad(value)(p, xi), (w,), (unflatten(v),))[1]
@@ -98,7 +98,7 @@ def compressed_hessian(
             return owned[i].register_forward_hook(hook)
 
         with hooked([add(*piece) for piece in pieces(v)]):
-            return functional_call(module, params, (x,))[..., output].sum()
+            return call(module, params, x)[..., output].sum()
 
     def lift(v: Tensor) -> Tensor:
         whole = {}

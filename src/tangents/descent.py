@@ -123,6 +123,7 @@ class Descent:
     output: Float[Tensor, "b m *c"]  # predictor F on the batch
     loss: Float[Tensor, " b"]  # mean_i l(F_i, y_i) / alpha^2
     gradient: Params  # of the loss, (b, ...)
+    memory: Any = ()  # what the rule remembers: handed to `updates`, it goes on from here
 
 
 def draws(n: int, size: int, generator: Generator) -> Iterator[Int[Tensor, " m"]]:
@@ -169,9 +170,14 @@ def updates(
     rule: Rule,
     steps: int,
     batches: Iterable[Int[Tensor, " m"]] | None = None,
+    memory: Any = None,
 ) -> Iterator[Descent]:
-    """The loop of `descend` for a problem that is at hand, whatever its f0 is centred on."""
-    state, coming = rule.init(params), None if batches is None else iter(batches)
+    """The loop of `descend` for a problem that is at hand, whatever its f0 is centred on.
+
+    With the `memory` of an earlier state it goes on from there; without, the rule begins afresh.
+    """
+    memory = rule.init(params) if memory is None else memory
+    coming = None if batches is None else iter(batches)
     rows, part = torch.arange(len(problem.y), device=problem.y.device), problem
     for step in range(steps + 1):
         if coming is not None:
@@ -182,9 +188,9 @@ def updates(
             rows = rows.to(problem.y.device)
             part = problem.batch(rows)
         here = part.at(params, rule.factored)
-        yield Descent(step, params, rows, here.output, here.loss, here.gradient)
+        yield Descent(step, params, rows, here.output, here.loss, here.gradient, memory)
         if step < steps:
-            params, state = rule.step(Batch(part, here), state)
+            params, memory = rule.step(Batch(part, here), memory)
 
 
 def _shuffled(n: int, generator: Generator) -> Tensor:

@@ -9,7 +9,7 @@ from tangents._ntk.disk import ntk_on_disk
 from tangents._ntk.route import Route
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
-from tangents.functional import Params, stacked
+from tangents.functional import Params, require, stacked
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 
@@ -22,6 +22,12 @@ def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
     structured, at several positions or in several calls too, if their structured gradient agrees
     with automatic differentiation; all other parameters take the general route. Raises ValueError
     for a module that is not a map of single examples.
+
+    The way is found once for a module as it is (layers, modes, settings, hooks, functions), near
+    the given weights, on three examples one by one and in two orders; a module that draws torch's
+    random numbers is refused. Of every batch the outputs of four examples are compared with what
+    they are by themselves, and their J^T u with automatic differentiation. What escapes: coupling
+    that leaves these four as they are, other sources of chance, globals that the module reads.
     """
     b = stacked(module, params)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
@@ -40,11 +46,14 @@ def ntk(
     Without `x2`, between x1 and itself. `outputs`: "full"; the "diagonal" over outputs (n, m, c);
     their "trace" (n, m). For a stack of b networks with a leading axis b. Beside the result about
     `budget` bytes are used, by default a quarter of those free. Raises ValueError for what
-    `jacobian` refuses, and where a parameter, an input or an output is not finite. Source: Jacot et
-    al. (2018), section 4; Novak et al. (2022), section 3.
+    `jacobian` refuses, where a parameter, an input or an output is not finite, and where half
+    precision does not hold the kernel. Source: Jacot et al. (2018), section 4; Novak et al. (2022),
+    section 3.
     """
     tiles = Tiles.of(module, params, x1, x2, outputs, budget).thin()
     out = tiles.empty(*tiles.sides)
     for _ in tiles.fill(out):
         pass
+    if out.dtype.itemsize < 4:  # whose numbers end early
+        require(bool(out.isfinite().all()), f"the kernel is not finite in {out.dtype}")
     return out

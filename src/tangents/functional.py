@@ -42,17 +42,31 @@ def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     return {name: value[index] for name, value in tensors.items()}
 
 
+def call(module: nn.Module, params: Params, x: Tensor, **options: object) -> Tensor:
+    """The module at these parameters, its own left as they are. A tensor that stands in several
+    layers is one parameter, known by its first name. Source: `torch.func.functional_call`, which
+    leaves plain tensors in a layer that has two names."""
+    given, first = {}, {}
+    for prefix, layer in module.named_modules():  # each once
+        for k, p in layer._parameters.items():
+            name = f"{prefix}.{k}" if prefix else k
+            known = first.setdefault(id(p), name)
+            if p is not None and known in params:
+                given[name] = params[known]
+    return torch.func.functional_call(module, given, (x,), options, tie_weights=False)
+
+
 def outputs(module: nn.Module, params: Params, x: Tensor) -> Float[Tensor, "b n *c"]:
     """The outputs of a stack of b networks: in one pass where the module takes a stack as it is, as
     those of `models` do; else network by network."""
     b = len(next(iter(params.values())))
     try:
-        found = torch.func.functional_call(module, params, (x,))
+        found = call(module, params, x)
         if found.dim() > 2 and found.shape[:2] == (b, len(x)):
             return found
     except (RuntimeError, ValueError, IndexError):  # torch's own layers know no stacks
         pass
-    each = [torch.func.functional_call(module, select(params, i), (x,)) for i in range(b)]
+    each = [call(module, select(params, i), x) for i in range(b)]
     return torch.stack(each)
 
 
@@ -131,7 +145,7 @@ def linearise(module: nn.Module, params0: Params) -> Function:
     """
 
     def f(params: Params, x: Tensor) -> Tensor:
-        return torch.func.functional_call(module, params, (x,))
+        return call(module, params, x)
 
     def f_lin(params: Params, x: Tensor) -> Tensor:
         shift = difference(params, params0)
@@ -139,6 +153,26 @@ def linearise(module: nn.Module, params0: Params) -> Function:
         return value + slope
 
     return f_lin
+
+
+class Linearised(nn.Module):
+    """`linearise` as a module, so that what trains a network trains its tangent model at w0.
+
+    `params0` of one network or of a stack; the parameters, the weights w, bear the names that
+    `named` gives them.
+    """
+
+    def __init__(self, module: nn.Module, params0: Params):
+        super().__init__()
+        self.module, self.params0 = module, params0
+
+    def named(self, params: Params) -> Params:
+        """Parameters of the network under the names that they have here."""
+        return {f"module.{name}": value for name, value in params.items()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        params = dict(self.module.named_parameters(remove_duplicate=False))
+        return linearise(self.module, self.params0)(params, x)
 
 
 @contextmanager

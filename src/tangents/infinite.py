@@ -27,11 +27,14 @@ def fully_connected(
     Theta' = K' + b + Theta E[s'(u) s'(v)] over u, v ~ N(0, K). Biases are zero at the start, as
     `models.initialise` has them, so that b = 1 stands in Theta only (b = 0 without biases).
     `activation` is "relu" (with the factor sqrt 2 of the models) or "erf". Raises ValueError for
-    another one, a depth below 1, unequal dimensions, and for "relu" an input of zeros. Source:
-    Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section 3.
+    another one, a depth below 1, unequal dimensions, integers, and for "relu" an input of zeros.
+    Source: Jacot et al. (2018), theorem 1; Cho & Saul (2009), section 2; Williams (1997), section
+    3.
     """
     require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
-    require(depth >= 1, f"depth must be at least 1, got {depth}")
+    require(isinstance(depth, int) and depth >= 1,
+            f"depth must be a whole number, at least 1, got {depth}")  # fmt: skip
+    require(x1.is_floating_point(), f"inputs must be floating point, got {x1.dtype}")
     require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
     same = x2 is None
     sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
@@ -75,6 +78,7 @@ def convolutional(
     require(activation in MEANS, f"activation must be one of {', '.join(MEANS)}: {activation!r}")
     other = x1 if x2 is None else x2
     require(x1.shape[1:] == other.shape[1:], "x1 and x2 differ in shape")
+    require(x1.is_floating_point(), f"inputs must be floating point, got {x1.dtype}")
     require(kernel % 2 == 1 or not delta, f"a kernel of side {kernel} has no centre")
     means, both = MEANS[activation], (x1, other)
 

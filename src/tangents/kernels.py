@@ -20,6 +20,15 @@ def cosine(k: Kernel, k0: Kernel) -> Float[Tensor, "*b"]:
     return inner / (torch.linalg.matrix_norm(k) * torch.linalg.matrix_norm(k0))
 
 
+def velocity(k: Kernel, k0: Kernel, time: float) -> Float[Tensor, "*b"]:
+    """(1 - cosine) / time: how fast a kernel turns that was K0 a `time` before, whatever its size.
+
+    Both as matrices, of all outputs (`linearised.matrix`). Source: Fort et al. (2020), kernel
+    distance and velocity.
+    """
+    return (1 - cosine(k, k0)) / time
+
+
 def alignment(k: Kernel, y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
     """y^T K y / (|K|_F |y|^2), kernel-target alignment (Cristianini et al. 2001)."""
     return (k @ y) @ y / (torch.linalg.matrix_norm(k) * (y @ y))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from tangents.functional import Function, Params, require, stack
+from tangents.functional import Function, Params, call, require, stack
 
 # a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
 # standard normal z; a test recomputes it by quadrature. Geiger et al. (2020), section 2.1.
@@ -130,6 +130,12 @@ class Conv2d(nn.Conv2d):
         return z.unflatten(1, (b, c_out)).transpose(0, 1)
 
 
+class UnscaledConv2d(Conv2d):
+    """The convolution of the standard parametrisation, for a stack too."""
+
+    scale = 1.0
+
+
 class MLP(nn.Module):
     """Fully connected network with `depth` hidden layers of one width.
 
@@ -173,20 +179,32 @@ class MLP(nn.Module):
 class ConvNet(nn.Module):
     """Four 5x5 convolutions (padding 1, strides 2, 1, 2, 1), spatial mean, linear read-out.
 
-    On 28 x 28 images the maps are 13, 11, 5 and 3 pixels wide. Input (n, c_in, H, W), output
-    (n, c). Source: Geiger et al. (2020), appendix on the convolutional architecture.
+    On 28 x 28 images the maps are 13, 11, 5 and 3 pixels wide; with kernels of a `side` of 3 they
+    are 14, 14, 7 and 7. Input (n, c_in, H, W), output (n, c). `layers` are the types of convolution
+    and read-out: `UnscaledConv2d` and `Unscaled` for the standard parametrisation. Source: Geiger
+    et al. (2020), appendix on the convolutional architecture.
     """
 
-    def __init__(self, c_in: int, width: int, c: int = 1, activation="relu", bias=True):
+    def __init__(
+        self,
+        c_in: int,
+        width: int,
+        c: int = 1,
+        activation: str = "relu",
+        bias: bool = True,
+        side: int = 5,
+        layers: tuple[type[Conv2d], type[Linear]] = (Conv2d, Linear),
+    ):
         super().__init__()
         require(min(c_in, width, c) >= 1, "ConvNet: c_in, width and c must be at least 1")
+        convolution, linear = layers
         self.activation = activation_named(activation)
         channels = [c_in] + [width] * 4
         self.hidden = nn.ModuleList(
-            Conv2d(i, o, 5, stride=s, padding=1, bias=bias)
+            convolution(i, o, side, stride=s, padding=1, bias=bias)
             for i, o, s in zip(channels, channels[1:], (2, 1, 2, 1), strict=False)
         )
-        self.readout = Linear(width, c, bias=bias)
+        self.readout = linear(width, c, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.hidden:
@@ -356,4 +374,4 @@ def initialise_stack(
 
 def apply(module: nn.Module) -> Function:
     """f(params, x), a pure function of the parameters: (n, c), or (b, n, c) for a stack."""
-    return lambda params, x: torch.func.functional_call(module, params, (x,))
+    return lambda params, x: call(module, params, x)

@@ -1,10 +1,12 @@
 """What is measured on networks: errors, and speeds at a point of training."""
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tangents.functional import Params, hooked
+from tangents.functional import Params, axpy, call, difference, hooked, require
 
 
 def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[Tensor, "*b"]:
@@ -12,14 +14,51 @@ def error_rate(output: Float[Tensor, "*b n"], y: Float[Tensor, " n"]) -> Float[T
     return (~(output * y > 0)).to(output.dtype).mean(-1)
 
 
-def misclassified(output: Float[Tensor, "n c"], y: Float[Tensor, "n c"]) -> float:
+def misclassified(output: Float[Tensor, "*b n c"], y: Float[Tensor, "n c"]) -> Float[Tensor, "*b"]:
     """Share of examples whose class, that of the largest target, has not the largest output."""
-    return (output.argmax(-1) != y.argmax(-1)).double().mean().item()
+    return (output.argmax(-1) != y.argmax(-1)).double().mean(-1)
 
 
 def rms(x: Tensor) -> Float[Tensor, " b"]:
     """Root mean square over all but the leading axis."""
     return x.flatten(1).square().mean(-1).sqrt()
+
+
+def preactivations(module: nn.Module, params: Params, x: Tensor) -> list[Float[Tensor, "b n ..."]]:
+    """What comes out of each layer of `module.hidden`, for a stack."""
+    seen: list[Tensor] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, z: seen.append(z)) for layer in module.hidden
+    ]
+    with hooked(hooks):
+        call(module, params, x)
+    return seen
+
+
+def patterns(module: nn.Module, params: Params, x: Tensor) -> Bool[Tensor, "b n u"]:
+    """Which of all u hidden units are above zero at each example, for a stack."""
+    return torch.cat([(z > 0).flatten(2) for z in preactivations(module, params, x)], -1)
+
+
+def pattern_distance(a: Bool[Tensor, "*b n u"], b: Bool[Tensor, "*b n u"]) -> Float[Tensor, "*b"]:
+    """Share of units and examples at which two `patterns` differ (Hamming; Fort et al. 2020)."""
+    return (a ^ b).double().mean((-2, -1))
+
+
+def barrier(
+    risk: Callable[[Params], Float[Tensor, " b"]], params: Params, other: Params, points: int = 5
+) -> Float[Tensor, " b"]:
+    """max over a of R(a w + (1 - a) w') - (R(w) + R(w')) / 2, pair by pair of two stacks.
+
+    a runs over the ends and `points` places between, at equal distances, so that it is never below
+    zero. Source: Frankle et al. (2020), section 2; Fort et al. (2020), on the error barrier.
+    """
+    require(points >= 1, f"points must be at least 1, got {points}")
+    way = difference(other, params)
+    some = next(iter(way.values()))
+    places = torch.linspace(0, 1, points + 2).tolist()
+    risks = torch.stack([risk(axpy(some.new_full((len(some),), a), way, params)) for a in places])
+    return risks.amax(0) - (risks[0] + risks[-1]) / 2
 
 
 def preactivation_velocity(
@@ -30,16 +69,10 @@ def preactivation_velocity(
     The layers of `module.hidden` count, all alike. Source: Geiger et al. (2019), section 4.
     """
 
-    def preactivations(p: Params) -> tuple[Tensor, ...]:
-        seen: list[Tensor] = []
-        hooks = [
-            layer.register_forward_hook(lambda _, __, z: seen.append(z)) for layer in module.hidden
-        ]
-        with hooked(hooks):
-            torch.func.functional_call(module, p, (x,))
-        return tuple(seen)
+    def seen(p: Params) -> tuple[Tensor, ...]:
+        return tuple(preactivations(module, p, x))
 
-    _, velocity = torch.func.jvp(preactivations, (params,), (direction,))
+    _, velocity = torch.func.jvp(seen, (params,), (direction,))
     return torch.stack([v.flatten(1).square().mean(-1) for v in velocity]).mean(0).sqrt()
 
 
@@ -58,7 +91,7 @@ def unit_gradients(module: nn.Module, params: Params, x: Tensor) -> list[Tensor]
     hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with hooked(hooks), torch.enable_grad():
-        total = torch.func.functional_call(module, leaves, (x,)).sum()
+        total = call(module, leaves, x).sum()
     return list(torch.autograd.grad(total, seen))
 
 
@@ -76,7 +109,7 @@ def state_singular_values(module: nn.Module, params: Params, x: Tensor) -> Float
     ]
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
     with hooked(hooks), torch.enable_grad():
-        torch.func.functional_call(module, leaves, (x,))
+        call(module, leaves, x)
     last, first = seen["last"], seen["first"]
     units = torch.eye(last.shape[-1], dtype=last.dtype, device=last.device)
     ones = units[:, None, None].expand(-1, *last.shape)

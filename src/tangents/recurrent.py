@@ -77,6 +77,7 @@ class Recurrent:
         require(x1.dim() == other.dim() == 3 and x1.shape[2] == other.shape[2],
                 f"sequences must be (n, t, m) of one m, got {tuple(x1.shape)} and "
                 f"{tuple(other.shape)}")  # fmt: skip
+        require(x1.is_floating_point(), f"sequences must be floating point, got {x1.dtype}")
         steps = max(x1.shape[1], other.shape[1])
         left = _Side.of(self, x1, lengths1, steps)
         right = left if same else _Side.of(self, other, ends, steps)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.func import functional_call, jvp
+from torch.func import jvp
 
-from tangents.functional import Params, require
+from tangents.functional import Params, call, require
 from tangents.models import Unscaled, activation_named
 
 Solver = Callable[[Float[Tensor, "*s n h"], Float[Tensor, "*s n m"]], Float[Tensor, "*s h m"]]
@@ -170,7 +170,7 @@ def right_inverse(
     shares = [1 / blocks] * blocks if shares is None else list(shares)
     fits = len(shares) == blocks and math.isclose(sum(shares), 1)
     require(fits, f"shares must be {blocks} numbers with sum 1, got {shares}")
-    y1, y2 = functional_call(net, params, (x,), {"states": True})[-1]
+    y1, y2 = call(net, params, x, states=True)[-1]
     t1, t2 = (-eps @ net.readout.to(eps).mT).chunk(2, -1)
     change = {}
     for place in reversed(range(blocks)):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
 from tangents.factored import Factor, Jacobian, blocks, stack_jacobians
-from tangents.functional import Params, hooked, select
+from tangents.functional import Params, call, hooked, select
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
@@ -39,8 +39,9 @@ def candidates(module: nn.Module) -> set[str]:
         plain = type(layer) in (nn.Linear, *_CONVS)
         stated = isinstance(layer, (nn.Linear, *_CONVS)) and hasattr(layer, "scale")
         norm = isinstance(layer, _NORMS)
-        table = type(layer) is nn.Embedding and layer.padding_idx is None and not layer.max_norm
-        if plain or stated or norm or table:
+        table = type(layer) is nn.Embedding and layer.padding_idx is None
+        own = {k for k, p in layer._parameters.items() if p is not None}  # pruned: another name
+        if {"weight"} <= own <= {"weight", "bias"} and (plain or stated or norm or table):
             found.add(name)
     shared = {name for names in holders.values() if len(names) > 1 for name in names}
     return found - shared
@@ -85,7 +86,7 @@ class Passes:
         handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
         with hooked(handles), torch.enable_grad():
             leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            self.graph = functional_call(module, leaves, (x,))
+            self.graph = call(module, leaves, x)
         self.value = self.graph.detach()
         axis, n = self.value.dim() - 2, len(x)
 
@@ -300,7 +301,7 @@ def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
         plain["bias"] = torch.zeros_like(layer.bias)
     with torch.no_grad():
         normal = [
-            functional_call(layer, {k: v.to(x) for k, v in plain.items()}, (x,)) for x in inputs
+            call(layer, {k: v.to(x) for k, v in plain.items()}, x) for x in inputs
         ]
 
     def summed(v: Tensor) -> Tensor:  # (r, n, ...) to the parameter's shape
@@ -331,7 +332,7 @@ def general(
         return list(stack_jacobians([Jacobian(x.new_empty(0, 0), tuple(e)) for e in each]).factors)
 
     def one(some: Params, xi: Tensor) -> Tensor:
-        return functional_call(module, {**params, **some}, (xi.unsqueeze(0),)).squeeze(0)
+        return call(module, {**params, **some}, xi.unsqueeze(0)).squeeze(0)
 
     some = {k: params[k].detach() for k in names}
     rows = None

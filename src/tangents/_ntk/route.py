@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
 from tangents._ntk.layers import (
     candidates,
@@ -27,8 +26,11 @@ from tangents._ntk.layers import (
     transient,
 )
 from tangents.factored import Factor, Jacobian, stack_jacobians
-from tangents.functional import Params, require, select, stack
+from tangents.functional import Params, call, require, select, stack
 
+PROBED = 3  # examples on which a way is verified
+SAMPLED = 4  # examples of each batch that are compared with themselves alone
+COUPLED = "the output of one example depends on the others in its batch"
 LONG = 4096  # entries of a row that fill the cache by themselves
 KEPT = 16  # routes of one module
 INTERNAL = vars(nn.Module()).keys() - {"training"}  # attributes of every module
@@ -63,20 +65,27 @@ class Route(NamedTuple):
             random = layer.training and (batch or noise)
             kind = type(layer).__name__
             require(not random, f"layer {name!r} ({kind}) is in training mode: call module.eval()")
+            rewrites = isinstance(layer, nn.Embedding) and layer.max_norm is not None
+            require(not rewrites, f"layer {name!r} ({kind}) rewrites its weights: max_norm is set")
         require(len(x) > 0, "there are no inputs")
         routes = _ROUTES.setdefault(module, {})
         kinds = tuple(v.dtype for v in params.values())
         key = (x.shape[1:], x.dtype, kinds, bool(b), signature(module))
         if key in routes:
             return routes[key]
-        two = x[:2] if len(x) > 1 else torch.cat([x, x])
+        few = torch.cat([x[:PROBED]] * PROBED)[:PROBED]
         one = select(params, 0) if b else params
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 has three digits
         with exact:
-            route = _verified(module, *_shaken(module, one, two))
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                before = _chance(x.device)
+                call(module, one, few)
+                same = all(map(torch.equal, before, _chance(x.device)))
+            require(same, "the module draws random numbers: it is no function of its inputs")
+            route = _verified(module, *_shaken(module, one, few))
             if b:
-                route = route._replace(stacks=_takes_stacks(module, one, two))
-        if x.is_floating_point() or bool((two[0] != two[1]).any()):
+                route = route._replace(stacks=_takes_stacks(module, one, few))
+        if x.is_floating_point() or bool((few[0] != few[-1]).any()):
             while len(routes) >= KEPT:  # a module that changes at each call
                 routes.pop(next(iter(routes)))
             routes[key] = route  # of equal examples one cannot tell whether they are mixed
@@ -97,7 +106,13 @@ class Route(NamedTuple):
         )
         given = self._as_liked(params, x, b)
         f, factors = structured(module, *given, self.structured, max(1, int(size)))
-        return Jacobian(f, (*factors, *self._others(module, params, x, b, factors)))
+        for batched in (True, False) if self.batched else (False,):
+            others = self._others(module, params, x, b, factors, batched)
+            found = Jacobian(f, (*factors, *others))
+            wrong = self._wrong(module, params, x, b, found)
+            if not (wrong and others):
+                break
+        return _right(found, wrong)
 
     def in_groups(
         self, module: nn.Module, params: Params, x: Tensor, b: int, group: int
@@ -107,21 +122,47 @@ class Route(NamedTuple):
             each = (self.in_groups(module, select(params, i), x, 0, group) for i in range(b))
             yield from (stack_jacobians([*t]) for t in zip(*each, strict=True))
             return
-        given, others = self._as_liked(params, x, b), None
+        given, others, batched = self._as_liked(params, x, b), None, self.batched
         for k, f, factors in few_outputs(module, *given, self.structured, group):
-            others = others or self._others(module, params, x, b, factors)
-            some = (replace(v, b=v.b[..., k, :, :, :]) for v in others)
-            yield Jacobian(f, (*factors, *some))
+            while True:
+                others = others or self._others(module, params, x, b, factors, batched)
+                some = (replace(v, b=v.b[..., k, :, :, :]) for v in others)
+                found = Jacobian(f, (*factors, *some))
+                wrong = self._wrong(module, params, x, b, found, k)
+                if not (wrong and others and batched):
+                    break
+                others, batched = None, False
+            yield _right(found, wrong)
+
+    def _wrong(
+        self, module, params: Params, x: Tensor, b: int, found: Jacobian, k: slice = slice(None)
+    ) -> set[str]:
+        """Compares a few examples, from the last to the first, with what they are by themselves: of
+        outputs k the values, or ValueError, and J^T u with automatic differentiation. Returns the
+        parameters in which they differ."""
+        at = torch.linspace(len(x) - 1, 0, min(len(x), SAMPLED), device=x.device).long()
+        if b:  # one network of the stack
+            params, found = select(params, 0), found.map(lambda v: v[0])
+        some, truth = found.map(lambda v: v[at]), _Gradient(module, params, x[at], k)
+        require(_near(some.value, truth.value, truth.size(params)), COUPLED)
+        size = max((v.abs().max().item() for v in truth.want.values() if v.numel()), default=0.0)
+        return truth.want.keys() - truth.agreeing(some.value, some.factors, size)
 
     def _as_liked(self, params: Params, x: Tensor, b: int) -> tuple[Params, Tensor]:
         """In the order in memory that the layers are fastest with."""
         return _channels_last(params, x) if self.images and not b else (params, x)
 
-    def _others(self, module, params: Params, x: Tensor, b: int, factors) -> list[Factor]:
-        """The factors of all other parameters."""
+    def _others(self, module, params, x: Tensor, b: int, factors, batched: bool) -> list[Factor]:
+        """The factors of all other parameters, `batched` for all examples at once."""
         done = {name for factor in factors for name in (factor.weight, factor.bias)}
         names = [k for k in params if k not in done]
-        return general(module, params, x, names, b > 0, self.batched)
+        return general(module, params, x, names, b > 0, batched)
+
+
+def _right(found: Jacobian, wrong: set[str]) -> Jacobian:
+    require(not wrong, f"the gradient of {min(wrong, default='')!r} is not what automatic "
+            "differentiation gives for some examples: are they reordered inside?")  # fmt: skip
+    return found
 
 
 def signature(module: nn.Module) -> tuple:
@@ -157,86 +198,120 @@ def _takes_stacks(module: nn.Module, params: Params, x: Tensor) -> bool:
     if any(one is params for one in pair):  # of equal networks one cannot tell
         return False
     with torch.no_grad():
-        want = torch.stack([functional_call(module, p, (x,)) for p in pair])
+        want = torch.stack([call(module, p, x) for p in pair])
         try:
-            got = functional_call(module, stack(pair), (x,))
+            got = call(module, stack(pair), x)
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False
     return got.shape == want.shape and _near(got, want)
 
 
-def _verified(module: nn.Module, params: Params, x: Tensor) -> Route:
-    """Compares the ways at these parameters and inputs."""
-    leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-    with torch.enable_grad():
-        f = functional_call(module, leaves, (x,))
-    single = f.dim() == 2 and len(f) == len(x)
-    require(single, f"outputs must have shape (n, c), got {tuple(f.shape)} for n = {len(x)}")
-    require(bool(f.isfinite().all()), "the output is not finite")
-    with torch.no_grad():
-        alone = functional_call(module, params, (x[:1],))
-    message = "the output of one example depends on the others in its batch"
-    require(_near(alone, f.detach()[:1]), message)
-    u = torch.linspace(0.5, 1.5, f.numel(), dtype=f.dtype, device=f.device).view_as(f)
-    rows = {k: _direction(v) for k, v in params.items()}
+class _Gradient:
+    """What automatic differentiation says of u^T f for the outputs k at some inputs, u fixed; each
+    gradient by products of its rows with two vectors: that of a large layer is held once."""
 
-    def seen(k: str, gradient: Tensor) -> Tensor:
-        return gradient if rows[k] is None else gradient.flatten(1) @ rows[k]
+    def __init__(self, module: nn.Module, params: Params, x: Tensor, k: slice = slice(None)):
+        leaves = {name: v.detach().requires_grad_() for name, v in params.items()}
+        with torch.enable_grad():
+            f = call(module, leaves, x)
+            single = f.dim() == 2 and len(f) == len(x)
+            require(single, f"outputs must have shape (n, c), got {tuple(f.shape)}")
+            f = f[:, k]
+        self.value = f.detach()
+        self.u = torch.linspace(0.5, 1.5, f.numel(), dtype=f.dtype, device=f.device).view_as(f)
+        self.rows = {name: _direction(v) for name, v in params.items()}
+        self.want = {
+            name: self.seen(name, v.new_zeros(()).expand(v.shape)) for name, v in params.items()
+        }
 
-    def keep(k: str):  # each gradient by products with vectors: that of a large layer is held once
-        def hook(leaf: Tensor) -> None:
-            want[k], leaf.grad = seen(k, leaf.grad), None
+        def keep(name: str):
+            def hook(leaf: Tensor) -> None:
+                self.want[name], leaf.grad = self.seen(name, leaf.grad), None
 
-        return hook
+            return hook
 
-    want = {k: seen(k, v.new_zeros(()).expand(v.shape)) for k, v in params.items()}
-    for k, leaf in leaves.items():
-        leaf.register_post_accumulate_grad_hook(keep(k))
-    with torch.enable_grad():
-        (f * u).sum().backward(inputs=[*leaves.values()])
+        for name, leaf in leaves.items():
+            leaf.register_post_accumulate_grad_hook(keep(name))
+        if f.requires_grad:
+            with torch.enable_grad():
+                (f * self.u).sum().backward(inputs=[*leaves.values()])
 
-    def right(value: Tensor, factors) -> set[str]:
-        agreeing = set()
+    def size(self, params: Params) -> float:
+        """Of what outputs are sums of, for these may cancel."""
+        each = (v.abs().max() * params[k].abs().max() for k, v in self.want.items() if v.numel())
+        return max((v.item() for v in each), default=0.0)
+
+    def seen(self, name: str, gradient: Tensor) -> Tensor:
+        rows = self.rows[name]
+        return gradient if rows is None else gradient.flatten(1) @ rows
+
+    def agreeing(self, value: Tensor, factors, size: float = 0.0) -> set[str]:
+        """The parameters whose factors say the same, to half the digits of their largest entry, or
+        of a number `size`."""
+        found = set()
         for factor in factors:
             summed = factor.a is not None and factor.a.is_floating_point()
             if summed:
-                a = factor.a @ rows[factor.weight]
+                a = factor.a @ self.rows[factor.weight]
                 factor = replace(factor, a=a, shape=(factor.shape[0], a.shape[-1]))
-            for k, v in Jacobian(value, (factor,)).vjp(u).items():
-                v = v if summed and k == factor.weight else seen(k, v)
-                if _near(v, want[k]):
-                    agreeing.add(k)
-        return agreeing
+            for k, v in Jacobian(value, (factor,)).vjp(self.u).items():
+                v = v if summed and k == factor.weight else self.seen(k, v)
+                if _near(v, self.want[k], size):
+                    found.add(k)
+        return found
 
+
+def _verified(module: nn.Module, params: Params, x: Tensor) -> Route:
+    """Compares the ways at these parameters and inputs, in their order and in the opposite one."""
+    truths = [(v, _Gradient(module, params, v)) for v in (x, x.flip(0))]
+    (_, truth), (_, turned) = truths
+    require(bool(truth.value.isfinite().all()), "the output is not finite")
+    with torch.no_grad():
+        alone = torch.cat([call(module, params, v) for v in x.split(1)])
+    for f in (truth.value, turned.value.flip(0)):
+        require(_near(alone, f), COUPLED)
     known, images = frozenset(candidates(module)), _has_images(module, x)
+
+    def agreeing(v: Tensor, truth: _Gradient, images: bool) -> set[str]:
+        given = _channels_last(params, v) if images else (params, v)
+        return truth.agreeing(*structured(module, *given, known, len(v)))
+
     try:
-        given = _channels_last(params, x) if images else (params, x)
-        agreeing = right(*structured(module, *given, known, len(x)))
+        right = set.intersection(*(agreeing(*each, images) for each in truths))
     except RuntimeError:  # of views that this order in memory does not admit
         if not images:
             raise
-        images, agreeing = False, right(*structured(module, params, x, known, len(x)))
+        images = False
+        right = set.intersection(*(agreeing(*each, images) for each in truths))
     trusted = frozenset(
         name
         for name, layer in owners(module).items()
-        if name in known
-        and all(qualified(name, p) in agreeing for p, _ in layer.named_parameters())
+        if name in known and all(qualified(name, p) in right for p, _ in layer.named_parameters())
     )
+    f = truth.value
     *beside, together = transient(module, params, x, trusted)
     beside = (v / len(x) for v in beside)
     route = Route(trusted, f.shape[-1], f.dtype, 0.0, 0.0, *beside, together, False, images)
-    whole = route.jacobian(module, params, x, 0)
+    given = _channels_last(params, x) if images else (params, x)
+    _, factors = structured(module, *given, trusted, len(x))
+    factors = (*factors, *route._others(module, params, x, 0, factors, True))
 
     def numbers(tensors) -> float:
         return sum(v.nbytes for v in tensors if v is not None) / f.element_size() / len(x)
 
-    each = [v.b for v in whole.factors if v.weight.rpartition(".")[0] in trusted]
+    each = [v.b for v in factors if v.weight.rpartition(".")[0] in trusted]
     return route._replace(
-        held=numbers(v for factor in whole.factors for v in (factor.a, factor.b)),
+        held=numbers(v for factor in factors for v in (factor.a, factor.b)),
         signals=numbers(each),
         long=any(b.shape[-1] > LONG for b in each),
-        batched=right(whole.value, whole.factors) == want.keys(),
+        batched=truth.agreeing(f, factors) == truth.want.keys(),
     )
+
+
+def _chance(device: torch.device) -> list[Tensor]:
+    """The states of torch's random numbers, here and on a device."""
+    of_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *of_device]
 
 
 def _direction(v: Tensor) -> Tensor | None:
@@ -274,10 +349,11 @@ def _shaken(module: nn.Module, params: Params, x: Tensor, seed: int = 0) -> tupl
 
     found = {k: near(v) for k, v in params.items()}, near(x)
     with torch.no_grad():
-        finite = functional_call(module, found[0], (found[1],)).isfinite().all()
+        finite = call(module, *found).isfinite().all()
     return found if bool(finite) else (params, x)
 
 
-def _near(got: Tensor, want: Tensor) -> bool:
-    unit = torch.finfo(want.dtype).eps ** 0.5 * torch.linalg.vector_norm(want, torch.inf)
-    return bool(torch.dist(got, want, torch.inf) <= unit)
+def _near(got: Tensor, want: Tensor, size: float = 0.0) -> bool:
+    """Whether two tensors agree to half the digits of their largest entry, or of a number."""
+    unit = torch.linalg.vector_norm(want, torch.inf).clamp(min=size)
+    return bool(torch.dist(got, want, torch.inf) <= torch.finfo(want.dtype).eps ** 0.5 * unit)

@@ -20,13 +20,18 @@ from tangents.lab.study import Study
 VERDICTS = ("supported", "contradicted", "inconclusive", "outside")
 
 
+WHOLE = "book"  # the preset by which all claims are judged; others may be published in part
+
+
 def judge(study: Study, presets: Iterable[str]) -> list[dict[str, Any]]:
-    """One entry for each claim, setting and published preset, see `entry`."""
+    """One entry for each claim, setting and published preset, see `entry`; of presets but `WHOLE`
+    for those whose runs are there, of several seeds."""
     entries = []
     for preset in presets:
         if is_published(study.name, preset):
             table = Table(*published(study.name, preset))
-            entries += [entry | {"preset": preset} for entry in judged(study, table)]
+            each = (entry | {"preset": preset} for entry in judged(study, table))
+            entries += [e for e in each if preset == WHOLE or math.isfinite(e["low"])]
     return entries
 
 

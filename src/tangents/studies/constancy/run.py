@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call, grad, jvp
+from torch.func import grad, jvp
 
 from tangents import kernels, models, probes
 from tangents.curvature import output_hessian, output_hessian_norm, output_hessian_top
@@ -21,6 +21,7 @@ from tangents.empirical import ntk
 from tangents.functional import (
     Params,
     axpy,
+    call,
     difference,
     flatten,
     inner,
@@ -100,7 +101,7 @@ def problem(c: Constancy, module: nn.Module, params: Params, x: Tensor, y: Tenso
 
 def output(module: nn.Module, params: Params, x: Tensor) -> Tensor:
     """phi(f), (b, n)."""
-    return functional_call(module, params, (x,))[..., 0]
+    return call(module, params, x)[..., 0]
 
 
 def without_head(params: Params) -> Params:

@@ -14,7 +14,6 @@ from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
 
 from tangents import kernels, models, probes
 from tangents.curvature import gauss_newton
@@ -31,7 +30,7 @@ from tangents.descent import (
     updates,
 )
 from tangents.empirical import jacobian, ntk
-from tangents.functional import Params, difference, inner, linearise, norm, select, stack
+from tangents.functional import Params, call, difference, inner, linearise, norm, select, stack
 from tangents.functional import outputs as outputs_of
 from tangents.lab.study import records
 from tangents.losses import OUTPUT_LOSSES, SQUARED, newton
@@ -180,7 +179,7 @@ def error(output: Tensor, y: Tensor) -> float:
     squared error over their variance."""
     if y.shape[-1] == 1:
         return ((output - y).square().mean() / y.var(correction=0)).item()
-    return probes.misclassified(output, y)
+    return probes.misclassified(output, y).item()
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:
@@ -233,7 +232,7 @@ class Record:
     def states(self, params: Params) -> list[Tensor]:
         """The state after each block on test examples, (m, d) each."""
         x = self.data.x_test[:500]
-        found = functional_call(self.module, select(params, 0), (x,), {"states": True})
+        found = call(self.module, select(params, 0), x, states=True)
         return [torch.cat(halves, -1) for halves in found[1:]]
 
     def features(self, step: int, at: float, params: Params) -> None:
@@ -255,7 +254,7 @@ class Record:
                 self.row(step, at, "test", **{f"cka_{place}": linear_cka(a, b)})
             with torch.no_grad():
                 a, a_test = (
-                    torch.cat(functional_call(self.module, now, (x,), {"states": True})[-1], -1)
+                    torch.cat(call(self.module, now, x, states=True)[-1], -1)
                     for x in (d.x, d.x_test)
                 )
             self.row(step, at, "test", error_probe=_regressed(a @ a.mT, a_test @ a.mT, d))
@@ -275,8 +274,8 @@ class Record:
         end = {k: v + change[k] for k, v in start.items()}
         output = f_lin(end, d.x_test)
         if self.c.centred:
-            output = self.c.alpha * (output - functional_call(self.module, start, (d.x_test,)))
-        moved = f_lin(end, d.x) - functional_call(self.module, start, (d.x,))
+            output = self.c.alpha * (output - call(self.module, start, d.x_test))
+        moved = f_lin(end, d.x) - call(self.module, start, d.x)
         eps = asked(self.c, here)[0]
         self.row(0, 0.0, "test", error_theory=error(output, d.y_test))
         self.row(0, 0.0, "train", residual=(moved + eps).norm() / eps.norm(),
@@ -368,11 +367,11 @@ def cost(c: GaussNewton, record: Record) -> None:
     calls = dict(gradient=lambda: record.problem.at(record.params0, False),
                  step=lambda: reversible(c, record.module, here))  # fmt: skip
     best = {}
-    for name, call in calls.items():
+    for name, timed in calls.items():
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            call()
+            timed()
             times.append(time.perf_counter() - start)
         best[name] = min(times)
     record.row(0, 0.0, "train", cost=best["step"] / best["gradient"])

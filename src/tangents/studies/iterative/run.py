@@ -81,7 +81,7 @@ def error(output: Tensor, y: Tensor) -> float:
     """Share of examples whose class is not that of the largest output, or not of its sign."""
     if y.shape[-1] == 1:
         return (~(output * y > 0)).double().mean().item()
-    return probes.misclassified(output, y)
+    return probes.misclassified(output, y).item()
 
 
 class Record:

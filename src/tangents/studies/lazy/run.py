@@ -16,7 +16,7 @@ from tangents import kernels, models, probes
 from tangents.data.tasks import Task, parity
 from tangents.empirical import jacobian, ntk
 from tangents.flow import ContinuousMomentum, Flow, GradientFlow, flow
-from tangents.functional import Params, difference, norm, select
+from tangents.functional import Params, call, difference, norm, select
 from tangents.lab.study import records
 from tangents.losses import LOSSES
 from tangents.problem import Problem
@@ -67,7 +67,7 @@ class Run:
         self.kernel0 = self.kernel(params0)
 
     def f(self, params: Params, x: Tensor) -> Tensor:
-        return torch.func.functional_call(self.module, params, (x,))[..., 0]
+        return call(self.module, params, x)[..., 0]
 
     def kernel(self, params: Params) -> Tensor:
         return ntk(self.module, params, self.task.x_test[:NTK_EXAMPLES], outputs="trace")

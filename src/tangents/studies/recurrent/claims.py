@@ -125,6 +125,24 @@ def gains(t: Table, other: str) -> Estimate:
     return minus(errors(t, other, "archive"), errors(t, "recurrent", "archive"))
 
 
+@claim(
+    "rntk-7", PAPER, "abstract: gains", Accept("better: above 0", 0, INF),
+    over={
+        **{f"rntk-7-{name}": Setting(f"against {words}", dict(method="wide", other=name))
+           for name, words in OTHERS.items()},
+        "rntk-7-averaged": Setting("read at all steps, against the fully connected tangent kernel",
+                                   dict(method="averaged", other="connected")),
+        "rntk-7-averaged-dtw": Setting("read at all steps, against time warping",
+                                       dict(method="averaged", other="dtw")),
+    },
+)  # fmt: skip
+def gains_of_more_settings(t: Table, method: str, other: str) -> Estimate:
+    """With thirty settings of a wider range to choose from, where the others have eighteen, the
+    recurrent kernel errs less often on average on sets of the archive (error of the other minus its
+    own)."""
+    return minus(errors(t, other, "archive"), errors(t, method, "wide"))
+
+
 # ---- beyond the paper
 
 

@@ -30,10 +30,11 @@ class Sequences(Config):
     shuffled: bool = False  # whether the training labels are permuted: a control
     n: Whole = 12  # training series; of a set of the archive: 0, as it is
     n_test: Whole = 0  # test series, likewise
-    # padded: the recurrent kernel of series made equally long by zeros; dtw: the nearest neighbour
-    method: Literal["recurrent", "padded", "connected", "gaussian", "polynomial", "dtw"] = (
-        "recurrent"  # kernel, or network
-    )
+    # padded: the recurrent kernel of series made equally long by zeros; wide: with more settings to
+    # choose from; averaged: read at all steps, likewise; dtw: the nearest neighbour
+    method: Literal[
+        "recurrent", "padded", "wide", "averaged", "connected", "gaussian", "polynomial", "dtw"
+    ] = "recurrent"  # kernel, or network
     width: Count = 128  # units a layer of a finite network
     layers: Count = 1  # of the network
     activation: Literal["relu", "erf"] = "relu"  # of its units
@@ -78,6 +79,7 @@ def longest_first(name: str) -> float:
 ARCHIVE = sorted((name for name, entry in SERIES.items() if within(entry)), key=longest_first)
 LARGER = sorted(set(SERIES) - set(ARCHIVE), key=longest_first, reverse=True)
 SHORT = [name for name in ARCHIVE if -longest_first(name) <= 2e6]
+MIDDLE = [name for name in ARCHIVE if -longest_first(name) <= 2e7]
 KINDS = "AllGesture", "Gesture", "Pickup", "Shake"  # of series of unequal length
 UNEQUAL = [name for name in ARCHIVE if name.startswith(KINDS)]
 METHODS = ["recurrent", "connected", "gaussian", "polynomial", "dtw"]
@@ -106,6 +108,7 @@ PRESETS = {
     ],
     "book": [  # the longest runs first, so that no worker waits for another at the end
         dict(part="archive", series=ARCHIVE, method=METHODS, **CLASSIFY),
+        dict(part="wide", series=MIDDLE, method=["wide", "averaged"], **CLASSIFY),
         dict(part="padded", series=UNEQUAL, method="padded", **CLASSIFY),
         dict(part="scrambled", series=SHORT, scrambled=True, **CLASSIFY),
         dict(part="shuffled", series=SHORT, shuffled=True, **CLASSIFY),

@@ -1,11 +1,14 @@
 """The figures of the chapter on recurrent networks, each a function of published rows."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
 from tangents.lab.evidence import Table
-from tangents.studies.recurrent.claims import OTHERS, UNITS, at_start, centres, errors
+from tangents.lab.statistics import over_seeds
+from tangents.studies.recurrent.claims import UNITS, at_start, centres, errors
 
 WIDTH = "width"
 SCALE = r"scale of recurrent weights $\sigma_w$"
@@ -13,13 +16,14 @@ NAMES = {
     "recurrent": "recurrent", "connected": "fully connected", "gaussian": "Gaussian",
     "polynomial": "polynomial", "dtw": "time warping",
 }  # fmt: skip
+MORE = {"wide": "recurrent, 30 settings", "averaged": "read at all steps, 30"}
 
 
 def headline(t: Table) -> Figure:
     """Where a kernel and a trained network look, against the scale of recurrent weights; and errors
     on the archive."""
     fig, (left, right) = draw.panels(2)
-    left.set(xlabel=SCALE, ylabel="mean place of the weight (0 first step, 1 last)", ylim=(0, 1))
+    left.set(xlabel=SCALE, ylabel="mean place (0 first step, 1 last)", ylim=(0, 1))
     for place, (name, words) in enumerate(UNITS.items()):
         draw.band(left, centres(t, "kernel", activation=name), "sw", place, f"kernel, {words}",
                   marker="")  # fmt: skip
@@ -36,9 +40,11 @@ def headline(t: Table) -> Figure:
     return fig
 
 
-def archive_errors(t: Table) -> pd.DataFrame:
+def archive_errors(t: Table, names: Iterable[str] = NAMES) -> pd.DataFrame:
     """Test errors in points, a row a set, a column a method."""
-    found = {name: errors(t, name, "archive").rows.set_index("series")["value"] for name in NAMES}
+    parts = {name: "wide" if name in MORE else "archive" for name in names}
+    found = {name: errors(t, name, part).rows.set_index("series")["value"]
+             for name, part in parts.items()}  # fmt: skip
     return pd.DataFrame(found)
 
 
@@ -89,22 +95,22 @@ def widths(t: Table) -> Figure:
 
 
 def archive(t: Table) -> Figure:
-    """Mean ranks on the archive, and the differences of each other method from the recurrent."""
-    fig, (left, right) = draw.panels(2)
-    table = archive_errors(t)
-    draw.critical_differences(left, table, NAMES.get)
-    at, found = range(len(OTHERS)), []
-    for name in OTHERS:
-        other = errors(t, name, "archive")
-        gain = table[name] - table["recurrent"]
-        found.append(other.over(gain.dropna()))
-    for y, each in zip(at, found, strict=True):
-        right.plot([each.low, each.high], [y, y], color=draw.PALETTE[0], lw=1.8)
-        right.plot(each.value, y, "o", color=draw.PALETTE[0])
+    """Mean ranks on the archive, and each method's errors against the fully connected kernel's."""
+    names = NAMES | MORE
+    fig, (left, right) = draw.panels(2, height=4.0)
+    table = archive_errors(t, names)
+    draw.critical_differences(left, table, names.get)
+    others = [name for name in names if name != "connected"]
+    for y, name in enumerate(others):
+        gap = (table[name] - table["connected"]).dropna()
+        value, low, high = over_seeds(gap)
+        right.plot([low, high], [y, y], color=draw.PALETTE[0], lw=1.8)
+        right.plot(value, y, "o", color=draw.PALETTE[0])
     right.axvline(0, **draw.MARK)
-    right.set_yticks(at, [NAMES[name] for name in OTHERS])
-    right.set(xlabel="error minus that of the recurrent kernel (points)",
-              ylim=(len(OTHERS) - 0.5, -0.5))  # fmt: skip
+    right.set_yticks(range(len(others)), [f"{names[name]} ({table[name].count()})"
+                                          for name in others])  # fmt: skip
+    right.set(xlabel="error minus fully connected (points)",
+              ylim=(len(others) - 0.5, -0.5))  # fmt: skip
     return fig
 
 
@@ -118,11 +124,11 @@ def lengths(t: Table) -> Figure:
     for place, (name, words) in enumerate(dict(own="as they are", padded="padded").items()):
         look = draw.look(place)
         left.plot(pairs[name], range(len(pairs)), ls="", label=words, **look)
-    left.set_yticks(range(len(pairs)), pairs.index, fontsize=8)
+    left.set_yticks(range(len(pairs)), pairs.index, fontsize=9)
     left.set(xlabel="test error (%)")
     left.legend()
-    right.set(xlabel="steps of a sine", ylabel="test error (%)")
+    right.set(xlabel="steps of a sine", ylabel="test error (%)", ylim=(0, 75))
     for place, (name, words) in enumerate(NAMES.items()):
         draw.band(right, errors(t, name, "sines"), "steps", place, words)
-    right.legend(fontsize=8.5)
+    right.legend(fontsize=8.5, loc="upper right")
     return fig

@@ -36,6 +36,10 @@ FREQUENCIES = (4.0, 5.0)  # of the two kinds of sines, periods a series
 RECURRENT = [dict(sw=sw, sb=sb, sh=sh)
              for sw, sb, sh in itertools.product((math.sqrt(2), 1.34, 1.47), (0.1, 0.0, 0.5),
                                                  (0.0, 0.5))]  # fmt: skip
+# of the range that the authors are said to have searched
+WIDE = [dict(sw=sw, sb=sb)
+        for sw, sb in itertools.product((math.sqrt(2), 1.4, 1.43, 1.37, 1.34, 1.47),
+                                        (0.5, 0.1, 1.0, 0.0, 2.0))]  # fmt: skip
 CONNECTED = [dict(depth=depth, shift=shift)
              for depth, shift in itertools.product((2, 1, 3, 4, 5, 6), (0.1, 0.0, 0.5))
              ]  # fmt: skip
@@ -250,8 +254,9 @@ def grams(c: Sequences, device: str, settings: list[dict], rows: slice, columns:
     a, b = x[rows].flatten(1), x[columns].flatten(1)
     spread = euclidean_distances(x[: task(c).train].flatten(1).cpu(), squared=True).mean()
     for place, setting in enumerate(settings):
-        if c.method in ("recurrent", "padded"):
-            net = Recurrent(c.layers, c.activation, **setting)
+        if SETTINGS[c.method] in (RECURRENT, WIDE):
+            readout = "steps" if c.method == "averaged" else "last"
+            net = Recurrent(c.layers, c.activation, readout=readout, **setting)
             other = () if same else (x[columns],)
             ends = dict(lengths1=lengths[rows]) | ({} if same else dict(lengths2=lengths[columns]))
             k = net.kernels(x[rows], *other, **ends)[1].cpu().numpy()
@@ -270,8 +275,8 @@ def grams(c: Sequences, device: str, settings: list[dict], rows: slice, columns:
 
 
 SETTINGS: dict[str, list[dict]] = dict(
-    recurrent=RECURRENT, padded=RECURRENT, connected=CONNECTED, gaussian=GAUSSIAN,
-    polynomial=POLYNOMIAL,
+    recurrent=RECURRENT, padded=RECURRENT, wide=WIDE, averaged=WIDE, connected=CONNECTED,
+    gaussian=GAUSSIAN, polynomial=POLYNOMIAL,
 )  # fmt: skip
 
 
