@@ -64,7 +64,7 @@ def ranks(t: Table) -> Figure:
     fig, axes = draw.panels(2, height=4.2)
     for ax, (how, words) in zip(axes, HOW.items(), strict=True):
         draw.critical_differences(ax, by_table(t, list(WORDS), how), WORDS.get)
-        ax.set_title(words, loc="right", fontsize=10)
+        ax.set_xlabel(f"{ax.get_xlabel()},\n{words}")
     return fig
 
 
