@@ -1,5 +1,6 @@
 """What travels to a machine with a GPU and back."""
 
+import argparse
 import gzip
 import tarfile
 
@@ -59,3 +60,14 @@ def test_what_is_run_is_declared(study, fields, _):
     from tangents.lab.study import expand
 
     assert expand(studies.find(study), "paper", only=fields.items())
+
+
+def test_rows_of_a_device_replace_its_own(tmp_path):
+    there, out = tmp_path / "results", tmp_path / "out"
+    there.mkdir()
+    out.mkdir()
+    known = there / "benchmark-recurrent.csv"
+    known.write_text("device,seconds\ncard,5\nprocessor,7\n")
+    (out / "recurrent.csv").write_text("device,seconds\ncard,4\n")
+    gpu.merge(argparse.Namespace(out=out, results=there, store=tmp_path, preset="paper"))
+    assert known.read_text() == "device,seconds\nprocessor,7\ncard,4\n"

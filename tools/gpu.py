@@ -4,8 +4,8 @@
     python tools/gpu.py run OUT --data FOLDER        # on the machine with the GPU; no network
     python tools/gpu.py merge OUT                    # here: what came back into store and tables
 
-`run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds
-tests.txt, device.csv and <study>-<number>.tar, each below 16 MiB. A copy without this repository
+`run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds two
+tables of kernels, tests.txt and <study>-<number>.tar, each below 16 MiB. A copy of another repository
 names its commit in $TANGENTS_COMMIT.
 """
 
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,8 @@ RUNS = [
     ("random_features", dict(part="large", method="exact"), 0.3),
     ("constancy", dict(part="head", depth=1), 0.3),
     ("lazy", dict(part="velocity"), 0.5),
+    ("recurrent", dict(part="limit"), 0.4),
+    ("over_time", {}, 0.4),
     *((study, {}, 0.5) for study in ("orthogonal", "gauss_newton", "iterative", "lazy")),
     ("constancy", {}, 1.0),
 ]
@@ -80,6 +83,8 @@ def run(args: argparse.Namespace) -> None:
         words = ["benchmarks/device.py", str(out / "device.csv"), "--device", args.device]
         words += ["--minutes", f"{0.8 * minutes:.2f}", "--largest", str(args.largest)]
         print(command(words, 60 * minutes), flush=True)
+        words = ["benchmarks/recurrent.py", str(out / "recurrent.csv"), "--device", args.device]
+        print(command(words, left(0.2)), flush=True)
     if "runs" in args.parts:
         for study, fields, share in RUNS:
             if end - time.monotonic() < 10:
@@ -117,9 +122,15 @@ def merge(args: argparse.Namespace) -> None:
     for name in {path.stem.rpartition("-")[0] for path in args.out.glob("*.tar")}:
         print(publish(studies.find(name), args.preset, Store(runs_root(args.store)), args.results,
                       partial=True))  # fmt: skip
+    there = results_root(args.results)
     if (args.out / "device.csv").exists():
-        print(shutil.copy(args.out / "device.csv", results_root(args.results)
-                          / "benchmark-device.csv"))  # fmt: skip
+        print(shutil.copy(args.out / "device.csv", there / "benchmark-device.csv"))
+    if (args.out / "recurrent.csv").exists():
+        new, known = pd.read_csv(args.out / "recurrent.csv"), there / "benchmark-recurrent.csv"
+        old = pd.read_csv(known)
+        frame = pd.concat([old[~old["device"].isin(new["device"])], new])
+        frame.to_csv(known, index=False, float_format="%.4g")
+        print(known)
 
 
 PHOTOGRAPHS = 3 * 32 * 32  # bytes of an image of CIFAR-10, behind that of its label
