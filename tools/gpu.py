@@ -5,8 +5,8 @@
     python tools/gpu.py merge OUT                    # here: what came back into store and tables
 
 `run` takes at most so many minutes, can be stopped, and goes on where it was. OUT then holds two
-tables of kernels, tests.txt and <study>-<number>.tar, each below 16 MiB. A copy of another repository
-names its commit in $TANGENTS_COMMIT.
+tables of kernels, tests.txt and <study>-<number>.tar, each below 16 MiB. A copy that is not this
+repository names its commit in $TANGENTS_COMMIT.
 """
 
 import argparse
