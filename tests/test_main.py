@@ -379,3 +379,31 @@ def test_threads_wait_without_spinning_unless_the_environment_says_how(monkeypat
         monkeypatch.delenv("OMP_WAIT_POLICY")
     assert main(["no-such-command"]) == 2
     assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+
+
+def test_a_network_of_ones_own_is_measured(call, tmp_path):
+    import torch
+
+    code = "import torch\ndef build():\n    return torch.nn.Sequential(torch.nn.Linear(3, 8), "
+    (tmp_path / "mine.py").write_text(code + "torch.nn.Tanh(), torch.nn.Linear(8, 2))\n")
+    torch.manual_seed(0)
+    nets = [torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+            for _ in range(2)]  # fmt: skip
+    for net, name in zip(nets, ("a", "b"), strict=True):
+        torch.save(net.state_dict(), tmp_path / f"{name}.pt")
+    torch.save({"x": torch.randn(30, 3), "y": torch.arange(30) % 2}, tmp_path / "batch.pt")
+    where = f"{tmp_path}/mine.py:build"
+    files = ["--before", tmp_path / "a.pt", "--after", tmp_path / "b.pt"]
+    status, out, err = call("measure", where, *files, "--batch", tmp_path / "batch.pt")
+    assert status == 0 and "nonlinear share R" in out and "by folds" in out and not err
+    torch.save(print, tmp_path / "bad.pt")
+    batch = ["--batch", tmp_path / "batch.pt"]
+    for words, complaint, code in (
+        ([where, *files, "--batch", tmp_path / "bad.pt"], "no plain tensors", 1),
+        ([f"{tmp_path}/none.py:build", *files, *batch], "FILE:FUNCTION", 2),
+        ([f"{tmp_path}/mine.py:nothing", *files, *batch], "nothing", 1),
+        ([where, *files[:3], tmp_path / "a.pt", *batch], "the same", 1),
+        ([where, *files, "--batch", tmp_path / "lost.pt"], "lost.pt", 1),
+    ):
+        status, _, err = call("measure", *words)
+        assert status == code and complaint in err and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The command line: run, chapter, publish, audit, claims, data; each stands below in one place.
+"""The command line: run, chapter, publish, audit, claims, data, measure; each in one place below.
 
 Messages go to stderr, on one line; exit status 2 means a wrong request, 1 a failure. Each command
 imports the heavy modules that it needs, so that help is instant. A study's fields become options of
@@ -318,6 +318,65 @@ def data(args: Namespace) -> None:
         print(_table(heads, [tuple(row[head] for head in heads) for row in status]))
 
 
+# ---- measure
+
+
+def measure_options(command: Parser, _: object) -> None:
+    option = command.add_argument
+    text = "a Python file and its function that builds the network, without arguments"
+    option("network", metavar="FILE:FUNCTION", help=text)
+    for when in ("before", "after"):
+        option(f"--{when}", type=Path, required=True, metavar="FILE",
+               help=f"state_dict, saved by torch.save, {when} training")  # fmt: skip
+    text = "inputs, or a dict of x and labels y, saved by torch.save; best not seen in training"
+    option("--batch", type=Path, required=True, metavar="FILE", help=text)
+
+
+def measure(args: Namespace) -> None:
+    from tangents import measure as core
+
+    states = [_loaded(path) for path in (args.before, args.after)]
+    batch = _loaded(args.batch)
+    x, y = (batch.get("x"), batch.get("y")) if isinstance(batch, dict) else (batch, None)
+    if x is None or not all(isinstance(state, dict) for state in states):
+        raise Failure("measure: weights must be state_dicts, the batch a tensor or a dict with x")
+    try:
+        module = _built(args.network)
+        module.load_state_dict(states[1])  # for its buffers
+        names = [name for name, _ in module.named_parameters()]
+        before, after = ({name: state[name] for name in names} for state in states)
+        print(core.measure(module.eval(), before, after, x, y))
+    except ConfigError:
+        raise
+    except Exception as error:  # of a network that is not ours
+        reason = " ".join(str(error).split())[:300]
+        raise Failure(f"measure: {type(error).__name__}: {reason}") from error
+
+
+def _loaded(path: Path):
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise Failure(f"measure: {path} holds no plain tensors saved by torch.save") from error
+
+
+def _built(words: str):
+    """What a function of a Python file builds."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    file, _, name = words.rpartition(":")
+    if not (file and name and Path(file).is_file()):
+        raise ConfigError(f"measure: expected FILE:FUNCTION of a Python file, got {words!r}")
+    spec = spec_from_file_location("measured", file)
+    code = module_from_spec(spec)
+    spec.loader.exec_module(code)
+    return getattr(code, name)()
+
+
 # ---- all of them
 
 COMMANDS = {
@@ -330,6 +389,8 @@ COMMANDS = {
                      "Recompute a share of the published runs and compare all that they hold."),
     "claims": Command(claims_options, claims, "Judge every claim on the published tables."),
     "data": Command(data_options, data, "Show the data sets, or fetch those named."),
+    "measure": Command(measure_options, measure,
+                       "Say how lazy a training was, from two checkpoints and a batch."),
 }  # fmt: skip
 
 
