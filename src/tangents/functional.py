@@ -7,6 +7,7 @@ here that reduces, reduces within each network.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -42,7 +43,7 @@ def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     return {name: value[index] for name, value in tensors.items()}
 
 
-def call(module: nn.Module, params: Params, x: Tensor, **options: object) -> Tensor:
+def call(module: nn.Module, params: Params, x: Tensor, **options: object) -> Any:
     """The module at these parameters, its own left as they are. A tensor that stands in several
     layers is one parameter, known by its first name. Source: `torch.func.functional_call`, which
     leaves plain tensors in a layer that has two names."""

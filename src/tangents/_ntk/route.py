@@ -144,6 +144,8 @@ class Route(NamedTuple):
         if b:  # one network of the stack
             params, found = select(params, 0), found.map(lambda v: v[0])
         some, truth = found.map(lambda v: v[at]), _Gradient(module, params, x[at], k)
+        if not bool(truth.value.isfinite().all()):
+            return set()  # nothing to compare
         require(_near(some.value, truth.value, truth.size(params)), COUPLED)
         size = max((v.abs().max().item() for v in truth.want.values() if v.numel()), default=0.0)
         return truth.want.keys() - truth.agreeing(some.value, some.factors, size)

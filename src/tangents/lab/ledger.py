@@ -15,23 +15,22 @@ from tangents.lab.claims import Claim, registered
 from tangents.lab.evidence import Estimate, Table
 from tangents.lab.statistics import holm
 from tangents.lab.store import is_published, published
-from tangents.lab.study import Study
+from tangents.lab.study import Study, expand, fingerprint
 
 VERDICTS = ("supported", "contradicted", "inconclusive", "outside")
 
 
-WHOLE = "book"  # the preset by which all claims are judged; others may be published in part
-
-
 def judge(study: Study, presets: Iterable[str]) -> list[dict[str, Any]]:
-    """One entry for each claim, setting and published preset, see `entry`; of presets but `WHOLE`
-    for those whose runs are there, of several seeds."""
+    """One entry for each claim, setting and published preset, see `entry`; of a preset that is
+    published in part for those that its runs can judge."""
     entries = []
     for preset in presets:
         if is_published(study.name, preset):
             table = Table(*published(study.name, preset))
+            declared = {fingerprint(study, config) for config in expand(study, preset)}
+            whole = declared <= set(table.frame["run_id"].unique())
             each = (entry | {"preset": preset} for entry in judged(study, table))
-            entries += [e for e in each if preset == WHOLE or math.isfinite(e["low"])]
+            entries += [e for e in each if whole or math.isfinite(e["low"])]
     return entries
 
 
