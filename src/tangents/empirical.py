@@ -26,8 +26,9 @@ def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
     The way is found once for a module as it is (layers, modes, settings, hooks, functions), near
     the given weights, on three examples one by one and in two orders; a module that draws torch's
     random numbers is refused. Of every batch the outputs of four examples are compared with what
-    they are by themselves, and their J^T u with automatic differentiation. What escapes: coupling
-    that leaves these four as they are, other sources of chance, globals that the module reads.
+    they are by themselves, and, of known layers once for each size of batch, J^T u with automatic
+    differentiation. What escapes: coupling that leaves these four as they are, rows that are
+    reordered inside later batches alone, other sources of chance, globals that the module reads.
     """
     b = stacked(module, params)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
