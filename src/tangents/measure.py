@@ -9,9 +9,9 @@ from jaxtyping import Float, Num
 from scipy import stats
 from torch import Tensor, nn
 
-from tangents import kernels
+from tangents import kernels, probes
 from tangents.empirical import ntk
-from tangents.functional import Params, call, difference, inner, linearise, require, stack, stacked
+from tangents.functional import Params, call, difference, linearise, norm, require, stack, stacked
 
 GROUPS = 10  # of examples, left out one after the other
 RIDGE = 1e-3  # of kernel regression, over the kernel's mean diagonal
@@ -72,7 +72,7 @@ def measure(
     fits = y is None or len(y) == n
     require(fits, f"labels must be of the {n} examples, got {0 if y is None else len(y)}")
     moved = difference(after, before)
-    length, size = (inner(*(stack([p]),) * 2).sqrt().item() for p in (moved, before))
+    length, size = (norm(stack([p])).item() for p in (moved, before))
     require(length > 0, "the weights before and after are the same")
     with torch.no_grad():
         f0, f1 = (call(module, p, x).double() for p in (before, after))
@@ -119,14 +119,10 @@ def _targets(y: Tensor) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
         known, place = y.unique(return_inverse=True)
         require(len(known) > 1, "the labels are all of one class")
         one_hot = torch.eye(len(known), dtype=torch.float64, device=y.device)[place]
-        return one_hot - one_hot.mean(0), _misclassified
+        return one_hot - one_hot.mean(0), probes.misclassified
     y = y.double().reshape(len(y), -1)
     require(bool(y.isfinite().all()) and bool(y.var() > 0), "targets must be finite and vary")
     return y - y.mean(0), lambda f, t: (f - t).square().sum() / t.square().sum()
-
-
-def _misclassified(f: Tensor, t: Tensor) -> Tensor:
-    return (f.argmax(1) != t.argmax(1)).double().mean()
 
 
 def _by_folds(k: Float[Tensor, "n n"], y: Float[Tensor, "n c"], wrong: Callable) -> Tensor:

@@ -72,14 +72,15 @@ def within(entry: Entry) -> bool:
     return pairs * entry.length <= 5e7 and test * entry.length <= 1.5e8
 
 
-def longest_first(name: str) -> float:
-    return -(SERIES[name].train ** 2) * SERIES[name].length
+def work(name: str) -> int:
+    """Pairs of training series, both ways, times steps."""
+    return SERIES[name].train ** 2 * SERIES[name].length
 
 
-ARCHIVE = sorted((name for name, entry in SERIES.items() if within(entry)), key=longest_first)
-LARGER = sorted(set(SERIES) - set(ARCHIVE), key=longest_first, reverse=True)
-SHORT = [name for name in ARCHIVE if -longest_first(name) <= 2e6]
-MIDDLE = [name for name in ARCHIVE if -longest_first(name) <= 2e7]
+ARCHIVE = sorted((n for n, entry in SERIES.items() if within(entry)), key=work, reverse=True)
+LARGER = sorted(set(SERIES) - set(ARCHIVE), key=work)
+SHORT = [name for name in ARCHIVE if work(name) <= 2e6]
+MIDDLE = [name for name in ARCHIVE if work(name) <= 2e7]
 KINDS = "AllGesture", "Gesture", "Pickup", "Shake"  # of series of unequal length
 UNEQUAL = [name for name in ARCHIVE if name.startswith(KINDS)]
 METHODS = ["recurrent", "connected", "gaussian", "polynomial", "dtw"]

@@ -252,7 +252,8 @@ def grams(c: Sequences, device: str, settings: list[dict], rows: slice, columns:
     x, lengths = tensors(c, device, c.method == "padded")
     same = rows == columns
     a, b = x[rows].flatten(1), x[columns].flatten(1)
-    spread = euclidean_distances(x[: task(c).train].flatten(1).cpu(), squared=True).mean()
+    if c.method == "gaussian":
+        spread = euclidean_distances(x[: task(c).train].flatten(1).cpu(), squared=True).mean()
     for place, setting in enumerate(settings):
         if SETTINGS[c.method] in (RECURRENT, WIDE):
             readout = "steps" if c.method == "averaged" else "last"
