@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from tangents.factored import blocks
 from tangents.functional import require, tile_rows
 
 TILE = 256  # what one pass works on stays in the cache
@@ -38,20 +40,28 @@ def fully_connected(
     require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
     same = x2 is None
     sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
-    nngp = x1.new_empty(len(x1), len(sides[-1].x))
-    ntk = torch.empty_like(nngp)
-    rows = tile_rows(x1, TILE)
-    starts = [range(0, len(side.x), rows) for side in (sides[0], sides[-1])]
-    for i, j in itertools.product(*starts):
-        if same and j > i:
+
+    def tile(i: slice, j: slice, diagonal: bool) -> tuple[Tensor, Tensor]:
+        return _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, diagonal)
+
+    return in_tiles(x1, x2, tile_rows(x1, TILE), tile)
+
+
+def in_tiles(
+    x1: Tensor, x2: Tensor | None, rows: int, tile: Callable[[slice, slice, bool], Sequence[Tensor]]
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, "n m"]]:
+    """(NNGP, NTK) from those of so many rows and columns, `tile(i, j, diagonal)`: without `x2` of
+    one triangle, which is mirrored, and `diagonal` says that both sides are the same."""
+    other = x1 if x2 is None else x2
+    found = tuple(x1.new_empty(len(x1), len(other)) for _ in range(2))
+    for i, j in itertools.product(blocks(len(x1), rows), blocks(len(other), rows)):
+        if x2 is None and j.start > i.start:
             continue
-        i, j = slice(i, i + rows), slice(j, j + rows)
-        tiles = _DUALS[activation](sides[0].rows(i), sides[-1].rows(j), bias, same and i == j)
-        for whole, tile in zip((nngp, ntk), tiles, strict=True):
-            whole[i, j] = tile
-            if same and i != j:
-                whole[j, i] = tile.mT
-    return nngp, ntk
+        for whole, part in zip(found, tile(i, j, x2 is None and i == j), strict=True):
+            whole[i, j] = part
+            if x2 is None and i != j:
+                whole[j, i] = part.mT
+    return found
 
 
 def convolutional(

@@ -4,7 +4,6 @@ Time runs within tiles of pairs of sequences, so that memory is that of the resu
 all pairs is elementwise.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tangents.functional import require, tile_rows
-from tangents.infinite import MEANS
+from tangents.infinite import MEANS, in_tiles
 
 TILE = 256  # sequences a side of what one pass works on
 READOUTS = {"last": 0.0, "steps": 0.5, "mean": 1.0}  # the power of 1 / T in an output
@@ -81,18 +80,11 @@ class Recurrent:
         steps = max(x1.shape[1], other.shape[1])
         left = _Side.of(self, x1, lengths1, steps)
         right = left if same else _Side.of(self, other, ends, steps)
-        nngp, ntk = (x1.new_empty(len(x1), len(other)) for _ in range(2))
-        rows = tile_rows(x1, TILE)
-        parts = [[slice(k, k + rows) for k in range(0, len(x), rows)] for x in (x1, other)]
-        for i, j in itertools.product(*parts):
-            if same and j.start > i.start:
-                continue
-            tiles = _tile(self, left.rows(i), right.rows(j), same and i == j)
-            for whole, tile in zip((nngp, ntk), tiles, strict=True):
-                whole[i, j] = tile
-                if same and i != j:
-                    whole[j, i] = tile.mT
-        return nngp, ntk
+
+        def tile(i: slice, j: slice, diagonal: bool) -> list[Tensor]:
+            return _tile(self, left.rows(i), right.rows(j), diagonal)
+
+        return in_tiles(x1, x2, tile_rows(x1, TILE), tile)
 
     def bidirectional(
         self,
