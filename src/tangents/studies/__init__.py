@@ -32,6 +32,7 @@ def find(name: str) -> Study:
 
 def _exists(dotted: str) -> bool:
     try:
-        return all(map(str.isidentifier, dotted.split("."))) and find_spec(dotted) is not None
+        named = all(word.isidentifier() for word in dotted.split("."))  # `map` is a study here
+        return named and find_spec(dotted) is not None
     except ModuleNotFoundError:  # a parent package is missing
         return False
