@@ -64,8 +64,7 @@
       node.addEventListener("click", () => tell(p));
       p.place = [X(p.x[k]), Y(p.y)];
     }
-    if (mark && !marked.length) told.textContent = "None of these networks lies in that range.";
-    ring();
+    if (chosen && order.includes(chosen)) tell(chosen);
   };
 
   const ring = () => {

@@ -207,6 +207,10 @@ def papers(t: Table) -> Figure:
 
 # ---- the map to explore
 
+AXES = [("nonlinear share R", False), ("turn of the kernel, 1 − cos", True),
+        ("turn of the centred kernel, 1 − CKA", True), ("relative change of the kernel", True),
+        ("distance of the weights over their norm", True),
+        ("turn of the hidden layers, 1 − CKA", True)]  # fmt: skip
 
 def spots(t: Table) -> Iterator[dict]:
     """What `pages.plane` shows: a point a cell, with its settings and how to run it again."""
@@ -221,7 +225,7 @@ def spots(t: Table) -> Iterator[dict]:
             for place, cell in table.iterrows():
                 yield dict(
                     panel=f"{TASKS[name]}, {words}", group=KNOBS[cell["part"]],
-                    x=[cell[k] for k in MEASURES if k != "learnt"], y=cell["value"],
+                    x=[cell[k] for k in [*MEASURES][: len(AXES)]], y=cell["value"],
                     text=_told(cell), command=_command(cell),
                     marks=[k for k, chosen in marks.items() if chosen[place] and not flipped],
                 )  # fmt: skip
