@@ -88,7 +88,7 @@ def explained(x: Sequence[float], y: Sequence[float], group: Sequence) -> Explai
     y does not vary, and below two groups.
     """
     x, y, group = np.asarray(x, float), np.asarray(y, float), np.asarray(group)
-    names, total = np.unique(group), np.square(y - y.mean()).sum()
+    names, total = np.unique(group), float(np.square(y - y.mean()).sum())
     if not total > 0 or len(names) < 2:
         raise ValueError("what explains y needs a y that varies, and two groups")
 

@@ -93,8 +93,14 @@ def headline(t: Table) -> Figure:
         ax.set_xscale("function", functions=(_root, _square))
         ax.set_xlim(0, 1.05 * at[-1])
         ax.set_title(TASKS[name], fontsize=11)
-    axes[0].legend(ncols=2, fontsize=8.5, handletextpad=0.1, columnspacing=0.8)
+    knobs(fig, axes[0])
     return fig
+
+
+def knobs(fig: Figure, ax) -> None:
+    """The legend of all marks, above the panels."""
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5,
+               handletextpad=0.1, columnspacing=0.8)  # fmt: skip
 
 
 def measures(t: Table) -> Figure:
@@ -143,20 +149,38 @@ def offenders(t: Table) -> Figure:
 
 
 def labels(t: Table) -> Figure:
-    """The gain along the output scale, for labels of three kinds, against R."""
+    """The gain along the output scale for labels of three kinds, against R; and against the share
+    of wrong labels, at two training losses."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names), height=3.6)
-    for ax, name in zip(axes, names, strict=True):
+    fig, axes = draw.panels(1, rows=len(names) + 1, height=3.5)
+    for ax, name in zip(axes, names, strict=False):
         for place, (flipped, words) in enumerate(WRONG.items()):
             runs = plane(t, name, flipped, part="alpha")
-            means = {a: runs.where(alpha=a).mean() for a in sorted(runs["alpha"].unique())}
-            at = [runs.where(alpha=a)["nonlinear"].mean() for a in means]
-            draw.bars(ax, at, means.values(), place, label=words)
+            each = [runs.where(alpha=a) for a in sorted(runs["alpha"].unique())]
+            at = [r["nonlinear"].mean() for r in each]
+            draw.bars(ax, at, [r.mean() for r in each], place, label=words, ls="-", lw=0.8)
         ax.axhline(0, **draw.MARK)
         ax.set(xlabel=MOVED, ylabel=GAIN)
         ax.set_title(TASKS[name], fontsize=11)
-    axes[0].legend()
+    axes[0].legend(fontsize=9)
+    noise(axes[-1], t)
     return fig
+
+
+def noise(ax, t: Table) -> None:
+    """Against the share of labels that are wrong: networks that moved, to two losses."""
+    settings = {(0.03, 0.03): "far from lazy", (0.03, 0.005): "the same, to a sixth of the loss",
+                (1.0, 0.005): r"$\alpha=1$, to a sixth of the loss"}  # fmt: skip
+    for place, ((alpha, target), words) in enumerate(settings.items()):
+        runs = plane(t, "mnist", (0.0, 0.4), train="flow", alpha=alpha, target=target)
+        runs = Runs(runs.rows[runs["part"].isin(["alpha", "noise"])])
+        shares = sorted(runs["flipped"].unique())
+        means = [runs.where(flipped=share).mean() for share in shares]
+        draw.bars(ax, np.add(shares, 0.004 * place), means, place + 3, label=words, ls="-", lw=0.8)
+    ax.axhline(0, **draw.MARK)
+    ax.set(xlabel="share of wrong labels", ylabel=GAIN)
+    ax.set_title("MNIST parity", fontsize=11)
+    ax.legend(fontsize=8.5)
 
 
 def final(t: Table) -> Figure:
@@ -174,7 +198,7 @@ def final(t: Table) -> Figure:
         ax.plot(ends, ends, **draw.MARK)
         ax.set(xlabel="gain of the last kernel's machine (points)", ylabel=GAIN)
         ax.set_title(TASKS[name], fontsize=11)
-    axes[0].legend(ncols=2, fontsize=8, handletextpad=0.1, columnspacing=0.8)
+    knobs(fig, axes[0])
     return fig
 
 
@@ -212,9 +236,11 @@ AXES = [("nonlinear share R", False), ("turn of the kernel, 1 − cos", True),
         ("distance of the weights over their norm", True),
         ("turn of the hidden layers, 1 − CKA", True)]  # fmt: skip
 
+
 def spots(t: Table) -> Iterator[dict]:
     """What `pages.plane` shows: a point a cell, with its settings and how to run it again."""
-    for name in present(t, *TASKS):
+    names = t.metric("converged")["dataset"].astype(str).unique()
+    for name in sorted(names, key=lambda name: [*TASKS, name].index(name)):
         for flipped, words in WRONG.items():
             try:
                 table = cells(plane(t, name, flipped))
@@ -224,7 +250,7 @@ def spots(t: Table) -> Iterator[dict]:
             marks = {k: of_paper(table, **fields) for k, fields in PAPERS.items()}
             for place, cell in table.iterrows():
                 yield dict(
-                    panel=f"{TASKS[name]}, {words}", group=KNOBS[cell["part"]],
+                    panel=f"{TASKS.get(name, name)}, {words}", group=KNOBS[cell["part"]],
                     x=[cell[k] for k in [*MEASURES][: len(AXES)]], y=cell["value"],
                     text=_told(cell), command=_command(cell),
                     marks=[k for k, chosen in marks.items() if chosen[place] and not flipped],
@@ -256,7 +282,9 @@ def _command(cell: pd.Series) -> str:
     fields += {"init": ["draw", "scale"], "rounds": ["rounds"], "damping": ["damping"],
                "adam": ["rate"], "momentum": ["rate"], "descent": ["rate"]}.get(
         cell["part"], [cell["part"]] * (cell["part"] != "alpha"))  # fmt: skip
-    return "python -m tangents run map" + "".join(f" --only {k} {_plain(cell[k])}" for k in fields)
+    return "python -m tangents run map --preset book" + "".join(
+        f" --only {k} {_plain(cell[k])}" for k in fields
+    )
 
 
 def _plain(value: object) -> str:
