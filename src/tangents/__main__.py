@@ -169,12 +169,14 @@ def run(args: Namespace) -> None:
     configs = expand(study, args.preset, given, args.only)
     store = Store(args.store)
     label = f"{study.name}, preset {args.preset}: {len(configs)} runs"
+    taken = []
     if args.reuse:
         from tangents.lab.audit import restore
 
-        print(f"{restore(study, args.preset, store)} runs taken from the published table")
+        taken = restore(study, args.preset, store, dry=args.dry_run)
+        print(f"{len(taken)} runs {'are in' if args.dry_run else 'taken from'} the published table")
     if args.dry_run:
-        done = sum(store.has(study, config) for config in configs)
+        done = sum(config in taken or store.has(study, config) for config in configs)
         print(f"{label}, {done} done, {len(configs) - done} missing")
         return
     keep_freed_memory()
@@ -200,6 +202,8 @@ def chapter_options(command: Parser, _: object) -> None:
 def chapter(args: Namespace) -> None:
     from tangents.pages import replay
 
+    if not (in_checkout() or args.book.is_dir()):
+        raise Failure("chapter needs the book's notebooks: a checkout, or --book DIR")
     notebook = replay.find(args.name, args.book)
     folder = REPOSITORY / "_build" if in_checkout() else Path.cwd()
     output = args.output or folder / "chapters" / notebook.name
@@ -247,7 +251,7 @@ def audit(args: Namespace) -> None:
     if not args.study:
         some = [study for study in some if is_published(study.name, args.preset)]
     if not some:
-        raise Failure(f"no study is published with preset {args.preset}")
+        raise Failure(f"no study is published with preset {args.preset} in {results_root()}")
     keep_freed_memory()
     rows = []
     for study in some:
@@ -272,7 +276,9 @@ def claims_options(command: Parser, _: object) -> None:
 def claims(args: Namespace) -> None:
     from tangents.lab import ledger
 
-    presets = [args.preset] if args.preset else PRESETS
+    if args.preset == "smoke":
+        raise ConfigError("claims: smoke shows that all parts work, and judges nothing")
+    presets = [args.preset] if args.preset else PRESETS[1:]
     entries = [entry for study in _studies(args.study) for entry in ledger.judge(study, presets)]
     if not entries:
         tried = " or ".join(presets)
@@ -302,20 +308,18 @@ def data(args: Namespace) -> None:
     from tangents.data.sources import DataError
 
     heads = ("name", "state", "bytes", "source", "licence")
-    status = sets.status()
-    names = [row["name"] for row in status]
     for name in args.name:
-        if name not in names:
-            raise unknown("data set", name, names)
+        if name not in sets.names():
+            raise unknown("data set", name, sets.names())
     if args.given and len(args.name) != 1:
         raise ConfigError("--from needs the one data set that the file is an archive of")
     try:
         for name in args.name:
             print(sets.fetch(name, args.given))
+        if not args.name:
+            print(_table(heads, [tuple(row[head] for head in heads) for row in sets.status()]))
     except DataError as error:
         raise Failure(error) from error
-    if not args.name:
-        print(_table(heads, [tuple(row[head] for head in heads) for row in status]))
 
 
 # ---- measure
@@ -333,48 +337,9 @@ def measure_options(command: Parser, _: object) -> None:
 
 
 def measure(args: Namespace) -> None:
-    from tangents import measure as core
+    from tangents.pages.checkpoints import measured
 
-    states = [_loaded(path) for path in (args.before, args.after)]
-    batch = _loaded(args.batch)
-    x, y = (batch.get("x"), batch.get("y")) if isinstance(batch, dict) else (batch, None)
-    if x is None or not all(isinstance(state, dict) for state in states):
-        raise Failure("measure: weights must be state_dicts, the batch a tensor or a dict with x")
-    try:
-        module = _built(args.network)
-        module.load_state_dict(states[1])  # for its buffers
-        names = [name for name, _ in module.named_parameters()]
-        before, after = ({name: state[name] for name in names} for state in states)
-        print(core.measure(module.eval(), before, after, x, y))
-    except ConfigError:
-        raise
-    except Exception as error:  # of a network that is not ours
-        reason = " ".join(str(error).split())[:300]
-        raise Failure(f"measure: {type(error).__name__}: {reason}") from error
-
-
-def _loaded(path: Path):
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise Failure(f"measure: {path} holds no plain tensors saved by torch.save") from error
-
-
-def _built(words: str):
-    """What a function of a Python file builds."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    file, _, name = words.rpartition(":")
-    if not (file and name and Path(file).is_file()):
-        raise ConfigError(f"measure: expected FILE:FUNCTION of a Python file, got {words!r}")
-    spec = spec_from_file_location("measured", file)
-    code = module_from_spec(spec)
-    spec.loader.exec_module(code)
-    return getattr(code, name)()
+    print(measured(args.network, args.before, args.after, args.batch))
 
 
 # ---- all of them
@@ -431,7 +396,10 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
-        COMMANDS[args.command].act(args)
+        try:
+            COMMANDS[args.command].act(args)
+        except SystemExit as left:  # a study's code, or a network's
+            raise Failure(f"{args.command}: its code called sys.exit({left.code!r})") from left
         return 0
     except ConfigError as error:
         message, status = error, 2

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -254,6 +256,24 @@ def test_the_same_runs_give_the_same_bytes(full_store, tmp_path):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+def test_a_full_disk_leaves_the_former_table(full_store, tmp_path, monkeypatch):
+    path = publish(STUDY, "smoke", full_store, tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    for config in expand(STUDY, "smoke"):
+        put(full_store, config, arrays={"field": np.ones(1)})
+    calls, sync = itertools.count(), os.fsync
+
+    def full(number):
+        if next(calls):  # of the second file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResultsError, match="No space left"):
+        publish(STUDY, "smoke", full_store, path.parent)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+
+
 def test_missing_runs_are_counted_and_refused(full_store, tmp_path):
     for path in sorted((full_store.root / "toy").glob("*.npz"))[:2]:
         path.unlink()
@@ -358,14 +378,73 @@ def test_a_run_from_before_a_field_came_has_it_at_its_default(tmp_path, caplog):
     assert (published("toy", "smoke", tmp_path)[0]["part"] == "all").all() and not caplog.text
 
 
-def test_a_run_that_was_stored_with_another_config_is_damaged(tmp_path, caplog):
-    store = Store(tmp_path)
-    path = store.path(STUDY, CONFIG)
-    put(store)
+def width(record):
+    record["config"]["width"] = 9
+
+
+def narrow(record):
+    del record["config"]["width"]
+
+
+def short(record):
+    record["rows"] = {name: column[1:] for name, column in record["rows"].items()}
+
+
+def ragged(record):
+    record["rows"]["value"].pop()
+
+
+def bare(record):
+    record["rows"] = {name: [] for name in record["rows"]}
+
+
+def lacking(record):
+    del record["rows"]["time"]
+
+
+def better(record):
+    record["rows"]["value"][0] = 0.5
+
+
+def repacked(path, change, lost=(), sealed=True):
+    """The run's file with another record, or without some members; all its checks made anew."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members["run.json"] = members["run.json"].replace(b'"width": 8', b'"width": 9')
+        members = {name: archive.read(name) for name in archive.namelist() if name not in lost}
+    record = json.loads(members["run.json"])
+    change(record)
+    if not sealed:
+        del record["sha256"]
+    members["run.json"] = json.dumps(record).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    assert not store.has(STUDY, CONFIG) and "another config: width=9" in caplog.text
+
+
+@pytest.mark.parametrize("change", [width, narrow, short, ragged, bare, lacking, better])
+def test_a_run_that_was_altered_is_damaged(tmp_path, caplog, change):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), change)
+    assert not store.has(STUDY, CONFIG) and "damaged run file" in caplog.text
+
+
+def test_a_run_without_its_arrays_is_damaged(tmp_path):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), lambda record: None)
+    assert store.has(STUDY, CONFIG)
+    repacked(store.path(STUDY, CONFIG), lambda record: None, lost=["field.npy"])
+    assert not store.has(STUDY, CONFIG)
+
+
+def test_a_run_from_before_the_checksum_is_held_to_its_config(tmp_path, caplog):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), lambda record: None, sealed=False)
+    assert store.has(STUDY, CONFIG)
+    reasons = {width: "another config: width=9", narrow: "lacks the field 'width'"}
+    for change, reason in {**reasons, ragged: "not whole", bare: "not whole"}.items():
+        put(store)
+        repacked(store.path(STUDY, CONFIG), change, sealed=False)
+        caplog.clear()
+        assert not Store(tmp_path).has(STUDY, CONFIG) and reason in caplog.text

@@ -60,16 +60,13 @@ def execute(notebook: Path, parameters: Mapping[str, str], output: Path) -> Path
     with TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
         executed = Path(folder, notebook.name)
         reason = _run(notebook, values, executed)
-        if executed.exists():
-            if pages.exists():
-                shutil.rmtree(pages)  # it shows another run
-            os.replace(executed, output)
-            reason = reason and f"{reason}; see {output}"
+        if pages.exists():  # it shows another run; at once, and not file by file
+            os.replace(pages, Path(folder, "former"))
+        os.replace(executed, output)
         if reason:
-            raise ChapterError(f"{notebook.stem} failed with {reason}")
-        if not _builder_installed():
-            print("tangents: the page is not made, as jupyter-book 1 is missing "
-                  "(pip install -r requirements.txt)", file=sys.stderr)  # fmt: skip
+            raise ChapterError(f"{notebook.stem} failed with {reason}; see {output}")
+        if lacking := _lacking():
+            print(f"tangents: the page is not made, as {lacking}", file=sys.stderr)
             return output
         os.replace(_build(output, notebook.stem, Path(folder)), pages)
     return _page(pages, notebook.stem)
@@ -118,7 +115,7 @@ def defaults(notebook: Path) -> dict[str, Any]:
     except SyntaxError as error:
         reason = f"its parameters cannot be read ({error.msg}, line {error.lineno})"
         raise ChapterError(f"{notebook}: {reason}") from None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ChapterError(f"{notebook} is not a notebook") from None
     found = {}
     for line in tree.body:
@@ -179,7 +176,10 @@ def _check_output(notebook: Path, output: Path) -> None:
 
 
 def _run(notebook: Path, values: dict[str, Any], output: Path) -> str:
-    """Executes the notebook into `output`; returns why it failed, or nothing."""
+    """Executes the notebook into `output`; returns what its failing cell says, or nothing.
+
+    Raises ChapterError where it could not be executed, or written.
+    """
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -192,16 +192,21 @@ def _run(notebook: Path, values: dict[str, Any], output: Path) -> str:
         )  # fmt: skip
     except papermill.exceptions.PapermillExecutionError as error:
         return " ".join(f"{error.ename}: {error.evalue}".split()).rstrip(":")
-    except Exception as error:  # no kernel, a dead one, a damaged notebook: of many types
-        return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+    except Exception as error:  # no kernel, a dead one, a full disk: of many types
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+        raise ChapterError(f"{notebook.stem} failed with {reason}") from error
     return ""
 
 
-def _builder_installed() -> bool:
+def _lacking() -> str:
+    """What is missing for a page, if anything."""
+    if not all((REPOSITORY / source).exists() for source in SOURCES):
+        return "the book's settings are missing: that takes a checkout"
     try:
-        return metadata.version("jupyter-book").startswith("1.")
+        found = metadata.version("jupyter-book").startswith("1.")
     except metadata.PackageNotFoundError:
-        return False
+        found = False
+    return "" if found else "jupyter-book 1 is missing (pip install -r requirements.txt)"
 
 
 def _build(notebook: Path, name: str, folder: Path) -> Path:
