@@ -1,6 +1,7 @@
 """The command line: what each command does, what it refuses, and its exit status."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -36,7 +37,8 @@ def call(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path / "results"))
 
     def called(*words):
-        store = ["--store", str(tmp_path / "runs")] * (words[0] in ("run", "publish"))
+        stored = words[0] in ("run", "publish", "table", "plot")
+        store = ["--store", str(tmp_path / "runs")] * stored
         try:
             status = main([*map(str, words), *store])
         except SystemExit as left:  # --help
@@ -177,6 +179,42 @@ def test_studies_are_found_by_name_and_by_path(monkeypatch):
         studies.find("toys")
 
 
+# ---- table and plot
+
+
+def test_a_table_is_printed_whole_or_in_short(call, tables):
+    status, out, err = call("table", "toy", "--preset", "smoke", "--only", "width", "4")
+    assert status == 0 and "5 runs, 0 of them your own; 0 are missing" in err
+    assert out.split()[:7] == ["metric", "split", "rows", "runs", "min", "mean", "max"]
+    frame = pd.read_csv(io.StringIO(call("table", "toy", "--preset", "smoke", "--csv")[1]))
+    assert len(frame) == 21 and {"width", "metric", "value", "own"} <= {*frame}
+    claim = call("table", "toy", "--preset", "smoke", "--claim", "toy-decays", "--csv")[1]
+    assert set(pd.read_csv(io.StringIO(claim))["metric"]) == {"loss"}
+
+
+def test_runs_of_ones_own_are_in_tables(call, tables):
+    call("run", "toy", "--width", "16", "--seed", "0", "--kind", "plain")
+    words = ("table", "toy", "--preset", "smoke", "--width", "4", "16", "--seed", "0")
+    assert "3 runs, 1 of them your own; 1 are missing" in call(*words)[2]
+
+
+def test_a_figure_is_a_file(call, tables, tmp_path):
+    out = tmp_path / "a.png"
+    assert call("plot", "toy", "losses", "--preset", "smoke", "--out", out)[:2] == (0, f"{out}\n")
+    status, _, err = call("plot", "toy", "loses", "--preset", "smoke")
+    assert status == 2 and "accepted are losses, missing, forest" in err
+    status, _, err = call("plot", "toy", "losses", "--width", "3", "--preset", "smoke")
+    assert status == 1 and "none of these" in err and len(err.splitlines()) == 1
+
+
+def test_an_output_that_nobody_reads_to_its_end_is_no_failure(tables, tmp_path):
+    words = f"{sys.executable} -m tangents table tests.toy --preset smoke --csv | head -n 1"
+    env = os.environ | {"TANGENTS_RESULTS": str(tmp_path / "results"), "PYTHONPATH": str(ROOT)}
+    env["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'src'}"
+    found = subprocess.run(words, shell=True, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert found.stdout.startswith("run_id,") and len(found.stderr.splitlines()) == 1
+
+
 # ---- run and publish
 
 
@@ -239,7 +277,7 @@ def test_runs_to_be_reused_are_only_counted_on_a_dry_run(call, tables, tmp_path)
     assert taken == "7 runs are in the published table"
     assert counted == "toy, preset smoke: 7 runs, 7 done, 0 missing"
     out = call("run", "toy", "--reuse", "--width", "16", "--dry-run")[1].splitlines()
-    assert out[-1] == "toy, preset smoke: 5 runs, 0 done, 5 missing"
+    assert out[-1].startswith("toy, preset smoke: 5 runs, 0 done, 5 missing")
     assert not (tmp_path / "runs").exists()
     assert "0 new" in call("run", "toy", "--reuse")[1] and (tmp_path / "runs").exists()
 

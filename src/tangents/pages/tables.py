@@ -73,11 +73,16 @@ def _small(*words: str) -> str:
 
 
 def _measured(entry: Mapping) -> str:
-    """The estimate with its interval, as far as either exists."""
+    """The estimate with its interval, as far as either exists; and that of the published runs,
+    where those at hand are others."""
     names = ("estimate", "low", "high")
     estimate, low, high = (_number(entry[name]) for name in names)
     interval = "" if low == "nan" else f"<small>[{low}, {high}]</small>"
-    return "none" if estimate == "nan" else estimate + interval
+    found = "none" if estimate == "nan" else estimate + interval
+    if not (published := entry.get("published")):
+        return found
+    verdict = WORDS.get(published["verdict"], published["verdict"])
+    return f"{found}<small>published: {_measured(published)} {verdict}</small>"
 
 
 def _accepted(entry: Mapping) -> str:
