@@ -216,7 +216,8 @@ def gauss_newton(
     and refines the solution; else conjugate gradients on products, preconditioned by the mean
     kernel over outputs, to `tolerance`. `relative`: the damping is one of the mean diagonal of
     A A^T. Raises ValueError where A A^T + damping is singular, the tolerance is out of reach, an
-    undamped step out of range, or `y` is no target of this loss. Source: Buffelli et al. (2024), section 3; Cai et al. (2019).
+    undamped step out of range, or `y` is no target of this loss. Source: Buffelli et al. (2024),
+    section 3; Cai et al. (2019).
     """
     checks.number("damping", damping)
     checks.number("tolerance", tolerance, above=True)
