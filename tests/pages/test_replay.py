@@ -1,6 +1,7 @@
 """A chapter replayed: what is refused before anything runs, its execution, and its page."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -178,6 +179,16 @@ def test_without_the_builder_there_is_no_page(call, executed, monkeypatch, tmp_p
     assert status == 0 and out == f"{output}\n"
     assert "jupyter-book" in err and len(err.splitlines()) == 1
     assert list(output.parent.iterdir()) == [output]
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(call, executed, monkeypatch, tmp_path):
+    monkeypatch.setattr(replay, "_lacking", lambda: "jupyter-book 1 is missing")
+    old, new = tmp_path / ".small-old", tmp_path / ".small-new"
+    for folder in (old, new):
+        (folder / "book").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert call("--output", tmp_path / "small.ipynb")[0] == 0
+    assert new.exists() and not old.exists()
 
 
 def test_a_notebook_that_cannot_be_written_leaves_the_former_and_its_page(

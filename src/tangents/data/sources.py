@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -68,6 +68,12 @@ class Dataset:
     sources: tuple[Source, ...] = ()
     package: str = ""
     train: int = 0
+
+
+def listed(names: Collection[str]) -> str:
+    """The names as words: ten of them, where there are many."""
+    some = list(names)[:10]
+    return ", ".join(some) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 # ---- downloading, every call with a time limit, and opening what came
@@ -292,6 +298,7 @@ def _install(dataset: Dataset, source: Source, download: Callable[[Path], object
             if sha256 != expected:
                 raise DataError(f"{name} damaged: sha256 {sha256[:12]}..., not {expected[:12]}...")
             (new / name).write_bytes(raw[name])
+        shutil.rmtree(work)  # a process killed from here on leaves no archive behind
         for name in dataset.files:
             os.replace(new / name, folder_of(dataset) / name)
 

@@ -97,7 +97,7 @@ class Examples:
 def load_examples(name: str) -> Examples:
     """One of `TABLES`. Raises DataError for another name, and where the collection is not here."""
     if name not in TABLES:
-        raise DataError(f"unknown table {name!r}: accepted are {', '.join(TABLES)}")
+        raise DataError(f"unknown table {name!r}: accepted are {sources.listed(TABLES)}")
     folder = sources.obtain(COLLECTIONS["uci"])
     with open(folder / f"{name}.arrays", "rb") as file:
         x, y, *splits = (np.load(file, allow_pickle=False) for _ in _DTYPES)

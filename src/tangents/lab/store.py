@@ -16,10 +16,11 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import time
 import typing
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,14 @@ def write(files: Mapping[Path, bytes]) -> None:
                 each.unlink()
 
 
+def remove_dead(paths: Iterable[Path], seconds: float = STALE_SECONDS) -> None:
+    """Removes files and folders that are older: what killed processes left."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # another was faster, or all is read-only
+            if path.stat().st_mtime < time.time() - seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _zipped(members: Mapping[str, bytes]) -> bytes:
     """A zip file whose bytes depend on its members only (fixed dates, sorted names)."""
     buffer = io.BytesIO()
@@ -90,6 +99,16 @@ def _npy(array: Any) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _cell(study: Study, name: str, kind: type, value: Any) -> Any:
+    """A row's value as its column holds it. Raises ResultsError where that is another."""
+    if kind is not str or isinstance(value, str):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            held = kind(value)
+            if held == value or held != held:  # the same, or nan
+                return held
+    raise ResultsError(f"{study.name}: {name} must be of type {kind.__name__}, not {value!r}")
 
 
 def _checksum(record: Mapping[str, Any], arrays: Mapping[str, bytes]) -> str:
@@ -179,7 +198,10 @@ class Store:
         if not rows or any(row.keys() != ROW.keys() for row in rows):
             keys = ", ".join(ROW)
             raise ResultsError(f"{study.name}: a run needs rows, with exactly the keys {keys}")
-        columns = {name: [kind(row[name]) for row in rows] for name, kind in ROW.items()}
+        columns = {k: [_cell(study, k, kind, row[k]) for row in rows] for k, kind in ROW.items()}
+        for name in arrays:
+            if not (isinstance(name, str) and name) or "/" in name:
+                raise ResultsError(f"{study.name}: an array cannot be called {name!r}")
         record = {
             "study": study.name,
             "version": study.version,
@@ -200,11 +222,10 @@ class Store:
     def clean(self, study: Study) -> None:
         """Removes what killed processes left: old temporary files, and locks of stored runs."""
         folder = self.root / study.name
-        dead = time.time() - STALE_SECONDS
-        for path in [*folder.glob(".tmp-*"), *folder.glob("*.lock")]:
+        remove_dead(folder.glob(".tmp-*"))
+        for path in folder.glob("*.lock"):
             with contextlib.suppress(OSError):  # its owner was faster, or the store is read-only
-                stored = path.with_suffix(".npz").exists()
-                if stored if path.suffix == ".lock" else path.stat().st_mtime < dead:
+                if path.with_suffix(".npz").exists():
                     path.unlink()
 
 
@@ -322,6 +343,7 @@ def publish(
     write({**files, path.with_suffix(".sha256"): _sums(files).encode()})
     if not arrays:
         path.with_suffix(".npz").unlink(missing_ok=True)
+    remove_dead(path.parent.glob(".tmp-*"))
     return path
 
 

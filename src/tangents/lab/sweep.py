@@ -281,10 +281,10 @@ def sweep(
     missing = [config for config in configs if not store.has(study, config)]
     if not missing:
         return 0
+    if scheduler is None:
+        _check(device)
     with ExitStack() as opened:
         bar = opened.enter_context(Progress(study.name, len(missing), progress))
-        if scheduler is None:
-            _check(device)
         if scheduler is None and workers == 1:
             _set_threads(threads)
             execute = _here

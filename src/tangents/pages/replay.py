@@ -17,8 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tangents.lab.provenance import REPOSITORY
+from tangents.lab.store import remove_dead
 from tangents.lab.study import ConfigError, unknown
 
+DAY = 24 * 3600.0  # seconds: an execution that began earlier, and left its folder, was killed
 WORDS = {"true": True, "false": False, "null": None, "~": None}
 KINDS = {
     bool: "true or false",
@@ -38,10 +40,10 @@ class ChapterError(Exception):
 
 def find(name: str, book: Path) -> Path:
     """The notebook of that chapter. Raises ConfigError, naming those that exist."""
-    path = book / f"{name}.ipynb"
-    if not path.is_file():
-        raise unknown("chapter", name, sorted(each.stem for each in book.glob("*.ipynb")))
-    return path
+    known = {path.stem: path for path in sorted(book.glob("*.ipynb"))}
+    if name not in known:
+        raise unknown("chapter", name, known)
+    return known[name]
 
 
 def execute(notebook: Path, parameters: Mapping[str, str], output: Path) -> Path:
@@ -57,6 +59,7 @@ def execute(notebook: Path, parameters: Mapping[str, str], output: Path) -> Path
     _check_output(notebook, output)
     values = read_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead(output.parent.glob(f".{output.stem}-*"), DAY)
     with TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
         executed = Path(folder, notebook.name)
         reason = _run(notebook, values, executed)
@@ -100,7 +103,12 @@ def _value(name: str, text: str, default: Any) -> Any:
         return value
     kind = KINDS.get(kinds[-1], f"a {kinds[-1].__name__}")
     raise ConfigError(f"parameter {name}: expected {kind}, as is its default {default!r}, "
-                      f"not {text!r}")  # fmt: skip
+                      f"not {_cut(text)}")  # fmt: skip
+
+
+def _cut(text: str) -> str:
+    """As it was given, but for the rest of what is long."""
+    return repr(text) if len(text) < 80 else f"{text[:60]!r}..."
 
 
 def defaults(notebook: Path) -> dict[str, Any]:
@@ -136,13 +144,14 @@ def parse(text: str) -> Any:
     try:
         events = list(yaml.parse(text, yaml.SafeLoader))[2:-2]
     except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read {text!r} as YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"cannot read {_cut(text)} as YAML: {reason}") from None
     scalars = [event for event in events if isinstance(event, yaml.ScalarEvent)]
     is_list = bool(events) and isinstance(events[0], yaml.SequenceStartEvent)
     marked = any(getattr(event, "anchor", None) or getattr(event, "tag", None) for event in events)
     is_flat = len(events) == len(scalars) + 2 if is_list else len(events) == len(scalars) <= 1
     if marked or not is_flat or (text.strip() and not events):
-        raise ConfigError(f"expected a number, a word, true or false, or a list, not {text!r}")
+        raise ConfigError(f"expected a number, a word, true or false, or a list, not {_cut(text)}")
     values = [event.value if event.style else _plain(event.value) for event in scalars]
     return values if is_list else values[0] if values else ""
 
