@@ -223,21 +223,26 @@ def _build(notebook: Path, name: str, folder: Path) -> Path:
 
     Raises ChapterError with the first error that the builder reports.
     """
-    for source in SOURCES:
-        copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copyfile
-        (folder / source).parent.mkdir(exist_ok=True)
-        copy(REPOSITORY / source, folder / source)
-    shutil.copyfile(notebook, folder / "book" / f"{name}.ipynb")
+    failed = f"{notebook} is executed, but its page failed"
     contents = {"format": "jb-book", "root": f"book/{name}"}
     contents["chapters"] = [{"file": "book/bibliography"}]
-    (folder / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")
+    try:
+        for source in SOURCES:
+            copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copyfile
+            (folder / source).parent.mkdir(exist_ok=True)
+            copy(REPOSITORY / source, folder / source)
+        shutil.copyfile(notebook, folder / "book" / f"{name}.ipynb")
+        (folder / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")
+    except OSError as error:  # of copytree with a reason for each file
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise ChapterError(f"{failed}: {first}") from error
     done = subprocess.run([*BUILD, str(folder)], cwd=folder, capture_output=True, encoding="utf-8",
                           errors="replace")  # fmt: skip
     pages = folder / "_build" / "html"
     if done.returncode or not _page(pages, name).exists():
         found = re.search(r"^[\w.]*(Error|Exception): .+", done.stderr, re.MULTILINE)
         reason = found[0] if found else "jupyter-book gives no reason"
-        raise ChapterError(f"{notebook} is executed, but its page failed: {reason}")
+        raise ChapterError(f"{failed}: {reason}")
     return pages
 
 
