@@ -24,7 +24,7 @@ from tangents.lab import evidence
 from tangents.lab.store import published, table_path
 from tangents.lab.study import Study
 from tangents.pages import rows
-from tangents.pages.tables import anchor
+from tangents.pages.tables import anchor, plain_id
 
 LEDGER = "book/claims"
 TABLE = 'class="dataframe ledger"'
@@ -68,12 +68,13 @@ def _linked(table: nodes.raw, study: str, to: str, known: set[str]) -> str:
     """The table, with each id that the ledger knows as a link to its row there."""
     html = table.astext()
     for name in _ids(table):
+        row = f'<tr id="{name}"'
+        before, after = html[: html.index(row)], html[html.index(row) + len(row) :]
         places = (anchor(study, name, preset) for preset in ("book", "paper"))
         if place := next((p for p in places if p in known), ""):
-            start = html.index(f'<tr id="{name}"')
-            at = html.find(f"{name}</small>", start)
             link = f'<a href="{to}#{place}" title="in the ledger">{name}</a>'
-            html = html[:at] + link + html[at + len(name) :] if at >= 0 else html
+            after = after.replace(f"{name}</small>", f"{link}</small>", 1)
+        html = f'{before}<tr id="{plain_id(name)}"{after}'
     return html
 
 
@@ -123,7 +124,7 @@ class Proofs:
             self.figures[study] = figures(self.app.env.get_doctree(page))
         to = self.app.builder.get_relative_uri(LEDGER, page)
         shown = self.figures[study]
-        yield f'<a href="{to}{f"#{name}" if name in shown else ""}">chapter</a>'
+        yield f'<a href="{to}{f"#{plain_id(name)}" if name in shown else ""}">chapter</a>'
         if figure := shown.get(name) or shown.get(""):
             numbers = self.app.env.toc_fignumbers.get(page, {}).get("figure", {})
             number = ".".join(map(str, numbers.get(figure, ())))

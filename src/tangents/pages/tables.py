@@ -31,7 +31,12 @@ def _claim(entry: Mapping) -> tuple:
 
 def anchor(study: str, name: str, preset: str = "book") -> str:
     """The id of a setting's row in the ledger, which holds all studies and presets."""
-    return "-".join([study, name, *([preset] if preset != "book" else [])])
+    return plain_id("-".join([study, name, *([preset] if preset != "book" else [])]))
+
+
+def plain_id(name: str) -> str:
+    """A name as an id that scripts take for a selector: without dots."""
+    return name.replace(".", "-")
 
 
 def _rows(entries: Iterable[Mapping]) -> Iterable[str]:
