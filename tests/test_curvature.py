@@ -505,7 +505,7 @@ def test_leap_refuses():
     for message, arguments in {
         "below 2, got": (1e3, 5),
         "below 3.8, got": (1e3, 5, 0.9),
-        "rate must be positive": (-1.0, 5),
+        "rate must be finite and above 0": (-1.0, 5),
         "steps must be an integer >= 0, or infinity, got 1.5": (1e-3, 1.5),
         "infinitely many steps": (1e-3, math.inf, 0.9),
         r"memory must lie in \[0, 1\), got 1": (1e-3, 5, 1.0),

@@ -14,7 +14,7 @@ from torch.func import grad, jvp, vmap
 from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, call, hooked, require, stacked
+from tangents.functional import Params, call, hooked, require, select, stacked
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import BEYOND, OutputLoss, beyond, require_targets
@@ -27,6 +27,10 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     """
     b = stacked(module, params)
     shapes = [v.shape[bool(b) :] for v in params.values()]
+    size = (*([b] if b else []), len(x), sum(shape.numel() for shape in shapes))
+    with torch.no_grad():
+        c = call(module, select(params, 0) if b else params, x[:1]).shape[-1]
+    _require_output(output, c)
 
     def unflatten(v: Tensor) -> Params:
         parts = v.split([shape.numel() for shape in shapes])
@@ -41,7 +45,17 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
 
     each = vmap(one, (None, 0, 0))
     each = vmap(each, (0, None, 0)) if b else each
-    return lambda v: each(params, x, v)
+
+    def product(v: Tensor) -> Tensor:
+        checks.shaped("vectors", v, *size)
+        return each(params, x, v)
+
+    return product
+
+
+def _require_output(output: int, c: int) -> None:
+    checks.whole("output", output)
+    require(output < c, f"output must lie in 0..{c - 1}, got {output}")
 
 
 class Compressed(NamedTuple):
@@ -66,8 +80,7 @@ def compressed_hessian(
     layers = dict(module.named_modules())
     J = jacobian(module, params, x)
     found = J.factors
-    outputs = J.value.shape[-1]
-    require(0 <= output < outputs, f"output must lie in 0..{outputs - 1}, got {output}")
+    _require_output(output, J.value.shape[-1])
     vectors = (f.a is not None and f.a.is_floating_point() and f.b.shape[-2] == 1 for f in found)
     if not all(vectors) or {n for f in found for n in (f.weight, f.bias) if n} != set(params):
         return None
@@ -166,6 +179,8 @@ def output_hessian_norm(
 
 def _top(module, params: Params, x: Tensor, output: int, tolerance: float, max_steps: int):
     """The top eigenvalues, their eigenvectors in the space searched, and the lift out of it."""
+    checks.number("tolerance", tolerance, above=True)
+    checks.whole("max_steps", max_steps, 1)
     b, first = stacked(module, params), next(iter(params.values()))
     lead = (b,) if b else ()
     small = compressed_hessian(module, params, x, output)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian, blocks
 from tangents.functional import Params, hooked, outputs, require, select, stacked, where
-from tangents.losses import LOSSES, Loss, OutputLoss
+from tangents.losses import LOSSES, Loss, OutputLoss, require_targets
 
 CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
 
@@ -139,6 +139,7 @@ class Problem:
             ends = y.shape[1:]
             fits = y.dim() == 2 and len(y) == len(x) and bool(y.isfinite().all())
             require(fits, f"y must hold finite targets (n, c) for each of the {len(x)} examples")
+            require_targets(loss, y)
         require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
         whole = factored or x.device.type != "cpu"
         with torch.no_grad():

@@ -152,7 +152,7 @@ def _only_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not _beside(path)[0].exists():  # finished, or not begun: else it stays, to keep others out
+        if not _beside(path)[0].exists():  # finished, or not begun
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 

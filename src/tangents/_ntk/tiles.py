@@ -47,7 +47,8 @@ class Tiles:
         require(x2 is None or len(x2) > 0, "there are no inputs")
         require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
         budget = _free(x1.device) / 4 if budget is None else float(budget)
-        require(budget > 0, f"the budget must be a number of bytes above 0, got {budget}")
+        fits = 0 < budget < math.inf
+        require(fits, f"the budget must be a number of bytes above 0, got {budget}")
         b = stacked(module, params)
         route = Route.of(module, params, x1, b)
         lead, n, m = (b,) if b else (), len(x1), len(x1 if x2 is None else x2)
