@@ -4,9 +4,12 @@ Each raises ValueError, and TypeError for what is no tensor or no number.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tangents.functional import require
@@ -15,12 +18,17 @@ ROWS = 1024  # of a matrix, compared with its transpose at a time
 SYMMETRIC = 1e-3  # of the largest entry: what rounding in any precision stays below
 
 
+def kind(name: str, value: Any, wanted: type = Tensor) -> None:
+    """TypeError for what is no tensor, or no array."""
+    if not isinstance(value, wanted):
+        raise TypeError(f"{name} must be a {wanted.__name__}, got {type(value).__name__}")
+
+
 def tensors(**given: Tensor) -> None:
     """Each a tensor of real floating-point numbers, none empty; all of one dtype and device."""
     kinds = {}
     for name, v in given.items():
-        if not isinstance(v, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(v).__name__}")
+        kind(name, v)
         require(v.is_floating_point(), f"{name} must hold floating-point numbers, got {v.dtype}")
         require(v.numel() > 0, f"{name} is empty, of shape {tuple(v.shape)}")
         kinds.setdefault((v.dtype, v.device), name)
@@ -70,13 +78,26 @@ def whole(name: str, value: Any, least: int = 0) -> None:
     require(fits, f"{name} must be a whole number, at least {least}, got {value}")
 
 
-def rates(name: str, value: Any, b: int | None = None, zero: bool = False) -> None:
-    """A number, or a tensor of such: positive and finite, or zero if accepted; (b,) for a stack."""
+def rates(name: str, value: Any, zero: bool = False) -> None:
+    """A number, or a tensor of such: positive and finite, or zero if accepted."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         number(name, value, above=not zero)
         return
-    if b is not None:
-        shaped(name, value, b)
+    tensors(**{name: value})
     fits = (value >= 0 if zero else value > 0) & value.isfinite()
     word = "not negative" if zero else "positive"
     require(bool(fits.all()), f"{name} must be {word} and finite, got {value.tolist()}")
+
+
+@contextmanager
+def taken(x: Tensor) -> Iterator[None]:
+    """What a module says of inputs that it cannot take, as a ValueError."""
+    kind("x", x)
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        got = f"{tuple(x.shape)} of {x.dtype}"
+        raise ValueError(f"the module does not take inputs {got}: {reason}") from error

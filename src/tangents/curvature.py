@@ -47,6 +47,7 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     each = vmap(each, (0, None, 0)) if b else each
 
     def product(v: Tensor) -> Tensor:
+        checks.tensors(vectors=v, params=next(iter(params.values())))
         checks.shaped("vectors", v, *size)
         return each(params, x, v)
 
@@ -237,6 +238,7 @@ def gauss_newton(
     checks.number("damping", damping)
     checks.number("tolerance", tolerance, above=True)
     checks.whole("max_products", max_products, 1)
+    checks.tensors(y=y, outputs=J.value)
     require(y.shape == J.value.shape, f"y must have the shape of the outputs, "
              f"{tuple(J.value.shape)}, got {tuple(y.shape)}")  # fmt: skip
     require_targets(loss, y)

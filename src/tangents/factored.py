@@ -92,7 +92,9 @@ class Jacobian:
         shape = (*s, n, m, *[c] * OUTPUTS[outputs])
         if out is None:
             out = blank(self.value, shape, outputs)
-        checks.shaped("out", out, *shape)
+        else:
+            checks.tensors(out=out, outputs=self.value)
+            checks.shaped("out", out, *shape)
         found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         size = max(1, tile_rows(self.value, TILE) // positions)  # the examples of a tile
@@ -150,6 +152,7 @@ class Jacobian:
 
     def vjp(self, u: Float[Tensor, "*s n c"]) -> Params:
         """J^T u, the gradient of <u, f>."""
+        checks.tensors(u=u, outputs=self.value)
         checks.shaped("u", u, *self.value.shape)
         out = {}
         for f in self.factors:
@@ -179,6 +182,7 @@ class Jacobian:
 
     def left_multiply(self, root: Float[Tensor, "*s n c r"]) -> "Jacobian":
         """S^T J, with a matrix S (c, r) for each example: r outputs that mix the c outputs."""
+        checks.tensors(root=root, outputs=self.value)
         checks.shaped("root", root, *self.value.shape, *root.shape[-1:])
         factors = []
         for f in self.factors:

@@ -156,6 +156,7 @@ def flow(
     rule = rule or GradientFlow()
     checks.whole("max_steps", max_steps, 1)
     problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit)
+    checks.tensors(dt=dt, alpha=alpha)
     require_positive("dt", dt)
     require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
     return _integrate(problem, params, dt, rule, max_steps)

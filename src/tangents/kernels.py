@@ -168,8 +168,9 @@ def features(
     Raises ValueError if K is not positive definite all the same, not symmetric or not finite.
     """
     _solvable(k=k, k_test_train=k_test_train)
-    n, m = _side("k", k), k_test_train.shape[-2:][0]
-    checks.shaped("k_test_train", k_test_train, *k.shape[:-2], m, n)
+    n, lead = _side("k", k), k.shape[:-2]
+    m = k_test_train.shape[len(lead) : len(lead) + 1]
+    checks.shaped("k_test_train", k_test_train, *lead, *m, n)
     checks.finite(k_test_train=k_test_train)
     checks.number("jitter", jitter)
     mean = k.diagonal(dim1=-2, dim2=-1).mean(-1)

@@ -33,6 +33,7 @@ class Spectrum(NamedTuple):
 
     def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s k"]:
         """Q^T u."""
+        checks.tensors(u=u)
         c = self.outputs or u.shape[-1]
         checks.shaped("u", u, *u.shape[:-2], self.vectors.shape[-2] // c, c)
         return (self.vectors.mT @ column(u.to(self.vectors)).unsqueeze(-1)).squeeze(-1)
@@ -117,6 +118,7 @@ def leap(
     -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), with momentum as a
     power of the affine map of one step.
     """
+    checks.tensors(residual=residual, outputs=J.value)
     checks.shaped("residual", residual, *J.value.shape)
     checks.finite(residual=residual)
     checks.rates("rate", rate)
@@ -318,13 +320,14 @@ def descend_outputs(
     end; all examples without. It costs one product with the batch's rows of the kernel, whatever
     the number of parameters is. Source: Goldwaser & Ge (2023); Lee et al. (2019), section 2.2.
     """
-    c = f.shape[-1]
     checks.tensors(kernel=kernel, f=f, y=y)
+    checks.finite(f=f)
     checks.symmetric(**{"the kernel": matrix(kernel)})
     checks.shaped("f", f, *kernel.shape[:-3], kernel.shape[-1])
     checks.shaped("y", y, *f.shape)
     require_targets(loss, y)
     checks.rates("rate", rate)
+    c = f.shape[-1]
     theta = matrix(kernel).unflatten(-2, (c, -1))  # symmetric: rows, which lie together, as columns
     coefficients, outputs = torch.zeros_like(f), f
     yield coefficients, outputs

@@ -194,6 +194,7 @@ def newton(loss: OutputLoss, f: Float[Tensor, "*s n c"], y: Tensor) -> Float[Ten
     Without bound where the right class of the cross-entropy is unlikely; ValueError where it is out
     of range, and for what are no targets.
     """
+    fitting(f, y)
     require_targets(loss, y)
     root, w = loss.root(f), loss.whitened(f, y)
     require(not beyond(root, w).any(), BEYOND)

@@ -49,6 +49,7 @@ def classify(
     _require_classes(y)
     checks.number("cost", cost, above=True)
     scale = _scale(k, y)
+    checks.kind("a test kernel", k_test, np.ndarray)
     require(k_test.ndim == 2, f"a test kernel is (m, {len(y)}), got {k_test.shape}")
     require(k_test.shape[1:] == y.shape, f"a test kernel is (m, {len(y)}), got {k_test.shape}")
     require(bool(np.isfinite(k_test).all()), "a test kernel must be finite")
@@ -88,9 +89,9 @@ def choose(
     for key, k in kernels:
         if not np.isfinite(k).all():
             continue
+        k = k / _scale(k, y)
         if not parts:
             return Choice(key, costs[len(costs) // 2], np.nan)
-        k = k / _scale(k, y)
         for cost in costs:
             wrong = [
                 (fit(k[np.ix_(a, a)], y[a], cost).predict(k[np.ix_(b, a)]) != y[b]).mean()
@@ -109,6 +110,7 @@ def _require_classes(y: np.ndarray) -> None:
 
 
 def _scale(k: np.ndarray, y: np.ndarray) -> float:
+    checks.kind("a kernel", k, np.ndarray)
     require(k.shape == (len(y), len(y)), f"a kernel is ({len(y)}, {len(y)}), got {k.shape}")
     require(bool(np.isfinite(k).all()), "a kernel must be finite")
     off = float(np.abs(k - k.T).max())
