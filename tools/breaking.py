@@ -48,12 +48,13 @@ from tangents.data import sources  # noqa: E402
 from tangents.data.sources import DataError, Dataset, Source  # noqa: E402
 from tangents.empirical import ntk, ntk_on_disk  # noqa: E402
 from tangents.lab.provenance import device_name, provenance  # noqa: E402
-from tangents.lab.store import ResultsError, Store, publish, published  # noqa: E402
+from tangents.lab.store import ResultsError, Store, measurements, publish, published, seal  # noqa: E402
 from tangents.lab.study import LabError, expand  # noqa: E402
 from tangents.lab.sweep import sweep  # noqa: E402
 from tangents.pages import replay  # noqa: E402
 from tests import toy  # noqa: E402
 
+MEASURED = "benchmark-engine.csv"
 RECORD = ROOT / "data" / "results" / "breaking.csv"
 OUTCOMES = NOTICED, REDONE, HARMLESS, WRONG = "noticed", "computed again", "harmless", "wrong"
 REFUSALS = (ValueError, TypeError, OSError, LabError, DataError, replay.ChapterError)
@@ -393,8 +394,9 @@ def flipped(path: Path, rng: random.Random) -> str:
 
 
 FLIPPED = (
-    "stored run", "published table", "published arrays", "checksums of a table", "data file",
-    "kernel on disk", "list of a kernel's blocks", "kernel half done",
+    "stored run", "published table", "published arrays", "checksums of a table",
+    "table of measurements", "data file", "kernel on disk", "list of a kernel's blocks",
+    "kernel half done",
 )  # fmt: skip
 
 
@@ -409,9 +411,11 @@ def files(folder: Path) -> dict[str, tuple[Path, Path, Callable[[Path], str]]]:
     begun = shutil.copytree(made["kernel on disk"], folder / "made" / "begun")
     _undo(begun)
     run = Store(made["sweep"]).path(STUDY, CONFIGS[7]).relative_to(made["sweep"])
+    shutil.copytree(RECORD.parent, folder / "made" / "results")
     table, kernel = Path("out/toy-book.parquet"), Path("theta.npy")
     return {
         "stored run": (made["sweep"], run, _stored),
+        "table of measurements": (folder / "made" / "results", Path(MEASURED), _measurements),
         "published table": (made["publish"], table, _table),
         "published arrays": (made["publish"], table.with_suffix(".npz"), _table),
         "checksums of a table": (made["publish"], table.with_suffix(".sha256"), _table),
@@ -446,6 +450,15 @@ def _table(folder: Path) -> str:
     except ResultsError as error:
         return told(error)
     demand(same(now, published("toy", "book", folder / "latter")), "a wrong table")
+    return HARMLESS
+
+
+def _measurements(folder: Path) -> str:
+    try:
+        now = measurements(MEASURED, folder)
+    except ResultsError as error:
+        return told(error)
+    demand(now.equals(measurements(MEASURED, RECORD.parent)), "a wrong table")
     return HARMLESS
 
 
@@ -516,6 +529,7 @@ def record(rows: list[list], seed: int) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["attempt", "tried", *OUTCOMES, "seed", "machine"])
         writer.writerows([*row, seed, machine] for row in rows)
+    seal(RECORD)
 
 
 def main() -> int:

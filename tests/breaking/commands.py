@@ -92,8 +92,13 @@ def _commands(folder: Path) -> Iterator[Case]:
         yield _line(name, "--nosuchoption")
         yield _line(name, "--nosuchoption=1")
         yield _line(name, "--help=1")
-    for name, study in product(("run", "publish", "audit", "claims"), STUDIES):
+    for name, study in product(("run", "publish", "audit", "claims", "table"), STUDIES):
         yield _line(name, study)
+    for study in (*STUDIES, "tests.toy"):
+        yield _line("plot", study, "headline")
+    for words in ("", "--claim x", "--width abc", "--widht 3", "--preset paper"):
+        yield _line("table", "tests.toy", *words.split())
+    yield _line("plot", "lazy", "headline")
     run = ("run", "tests.toy", "--dry-run")
     for option, value in product(("--workers", "--threads", "--max-stack"), NUMBERS):
         yield _line(*run, option, value)
@@ -206,6 +211,7 @@ def _readers(name: str, place: Path, store: Store) -> Iterator[Case]:
     yield f"{name}, read", lambda: published("toy", "book", place)
     yield f"{name}, claims", lambda: inside("claims", "tests.toy")
     yield f"{name}, audit", lambda: inside("audit", "tests.toy")
+    yield f"{name}, table", lambda: inside("table", "tests.toy")
     reuse = ("run", "tests.toy", "--preset", "book", "--reuse", "--store", str(store.root / "x"))
     yield f"{name}, reuse", lambda: inside(*reuse, "--dry-run")
 

@@ -17,7 +17,16 @@ import pytest
 
 from tangents.lab import provenance as origin_of
 from tangents.lab.provenance import PROVENANCE, provenance
-from tangents.lab.store import ResultsError, Store, publish, published, results_root, runs_root
+from tangents.lab.store import (
+    ResultsError,
+    Store,
+    measurements,
+    publish,
+    published,
+    results_root,
+    runs_root,
+    seal,
+)
 from tangents.lab.study import ROW, Config, Study, coerce, expand, fields, fingerprint
 from tests.toy import STUDY, Toy, rows
 
@@ -355,6 +364,28 @@ def test_a_flipped_bit_is_no_other_number(full_store, tmp_path):
                 published("toy", "smoke", tmp_path)
         file.write_bytes(whole)
     published("toy", "smoke", tmp_path)
+
+
+def test_a_table_of_measurements_is_what_its_checksum_says(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("device,seconds\ncard,5\n")
+    with pytest.raises(ResultsError, match=r"table\.sha256"):
+        measurements("table.csv", tmp_path)
+    seal(path)
+    assert measurements("table.csv", tmp_path).to_numpy().tolist() == [["card", 5]]
+    path.write_text("device,seconds\ncard,4\n")
+    with pytest.raises(ResultsError, match="not what its checksum says"):
+        measurements("table.csv", tmp_path)
+    with pytest.raises(ResultsError, match=r"cannot read .*none\.csv"):
+        measurements("none.csv", tmp_path)
+
+
+MEASURED = sorted(path.name for path in (ROOT / "data" / "results").glob("b*.csv"))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_committed_measurements_are_what_their_checksums_say(name):
+    assert len(measurements(name, ROOT / "data" / "results"))
 
 
 def test_an_installed_package_writes_to_the_users_cache(tmp_path, monkeypatch):

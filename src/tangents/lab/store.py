@@ -353,6 +353,28 @@ def _sums(files: Mapping[Path, bytes]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
 
 
+def seal(path: Path) -> None:
+    """Writes the checksum of a table of measurements (CSV) beside it."""
+    write({path.with_suffix(".sha256"): _sums({path: path.read_bytes()}).encode()})
+
+
+def measurements(name: str, root: str | os.PathLike | None = None) -> pd.DataFrame:
+    """A table of measurements among the published ones, such as "benchmark-engine.csv".
+
+    Raises ResultsError where it is not there, or not what its checksum says.
+    """
+    import pandas as pd
+
+    path = results_root(root) / name
+    try:
+        data = path.read_bytes()
+        if path.with_suffix(".sha256").read_text() != _sums({path: data}):
+            raise ValueError("it is not what its checksum says (changed on purpose: make seal)")
+        return pd.read_csv(io.BytesIO(data))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read {path}: {error}") from error
+
+
 def published(
     study: str, preset: str, root: str | os.PathLike | None = None
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
