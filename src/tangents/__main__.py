@@ -138,6 +138,11 @@ def _configs(args: Namespace, study: Study) -> list:
     return expand(study, args.preset, given, args.only)
 
 
+def _where() -> str:
+    """The folder of published tables."""
+    return f"{results_root()}{'' if in_checkout() else '; a checkout has the tables of the book'}"
+
+
 def _sweep_options(args: Namespace) -> dict:
     names = ("device", "workers", "scheduler", "threads", "max_stack")
     return {name: getattr(args, name) for name in names}
@@ -336,7 +341,7 @@ def audit(args: Namespace) -> None:
     if not args.study:
         some = [study for study in some if is_published(study.name, args.preset)]
     if not some:
-        raise Failure(f"no study is published with preset {args.preset} in {results_root()}")
+        raise Failure(f"no study is published with preset {args.preset} in {_where()}")
     keep_freed_memory()
     rows = []
     for study in some:
@@ -367,7 +372,7 @@ def claims(args: Namespace) -> None:
     entries = [entry for study in _studies(args.study) for entry in ledger.judge(study, presets)]
     if not entries:
         tried = " or ".join(presets)
-        raise Failure(f"claims: no table of {tried} is published in {results_root()}")
+        raise Failure(f"claims: no table of {tried} is published in {_where()}")
     failed = sum(entry.pop("failed") for entry in entries)
     if args.json:
         clean = [{name: ledger.plain(value) for name, value in e.items()} for e in entries]
@@ -497,11 +502,20 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         message, status = error, 2
     except (LabError, OSError, ImportError) as error:
-        message, status = error, 1
+        message, status = f"{error}{_lacking(error)}", 1
     except KeyboardInterrupt:
         message, status = "interrupted; what a run had finished is stored", 1
     print(f"tangents: {message}", file=sys.stderr)
     return status
+
+
+def _lacking(error: BaseException | None) -> str:
+    """What to install, if the cause of an error is a package that the engine does not need."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    if error is None or (error.name or "").startswith("tangents"):
+        return ""
+    return "; pip install 'tangents[book]' brings what all commands need"
 
 
 if __name__ == "__main__":
