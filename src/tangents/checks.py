@@ -26,11 +26,17 @@ def kind(name: str, value: Any, wanted: type = Tensor) -> None:
 
 def tensors(**given: Tensor) -> None:
     """Each a tensor of real floating-point numbers, none empty; all of one dtype and device."""
+    alike(**given)
+    for name, v in given.items():
+        require(v.numel() > 0, f"{name} is empty, of shape {tuple(v.shape)}")
+
+
+def alike(**given: Tensor) -> None:
+    """The same of tensors that may be empty."""
     kinds = {}
     for name, v in given.items():
         kind(name, v)
         require(v.is_floating_point(), f"{name} must hold floating-point numbers, got {v.dtype}")
-        require(v.numel() > 0, f"{name} is empty, of shape {tuple(v.shape)}")
         kinds.setdefault((v.dtype, v.device), name)
     if len(kinds) > 1:
         found = " and ".join(f"{name} {dtype} on {at}" for (dtype, at), name in kinds.items())

@@ -93,7 +93,7 @@ class Jacobian:
         if out is None:
             out = blank(self.value, shape, outputs)
         else:
-            checks.tensors(out=out, outputs=self.value)
+            checks.alike(out=out, outputs=self.value)
             checks.shaped("out", out, *shape)
         found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
@@ -152,7 +152,7 @@ class Jacobian:
 
     def vjp(self, u: Float[Tensor, "*s n c"]) -> Params:
         """J^T u, the gradient of <u, f>."""
-        checks.tensors(u=u, outputs=self.value)
+        checks.alike(u=u, outputs=self.value)
         checks.shaped("u", u, *self.value.shape)
         out = {}
         for f in self.factors:
@@ -182,7 +182,7 @@ class Jacobian:
 
     def left_multiply(self, root: Float[Tensor, "*s n c r"]) -> "Jacobian":
         """S^T J, with a matrix S (c, r) for each example: r outputs that mix the c outputs."""
-        checks.tensors(root=root, outputs=self.value)
+        checks.alike(root=root, outputs=self.value)
         checks.shaped("root", root, *self.value.shape, *root.shape[-1:])
         factors = []
         for f in self.factors:
