@@ -209,6 +209,14 @@ def test_the_commit_is_marked_where_the_source_differs(repository):
     assert origin_of.commit() == clean + "-dirty"
 
 
+def test_the_repository_is_never_locked(repository, monkeypatch):
+    """A process killed while it asks git must not leave the index locked."""
+    asked, plain = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda c, **k: asked.append(c) or plain(c, **k))
+    origin_of.commit()
+    assert asked and all("--no-optional-locks" in command for command in asked)
+
+
 def test_without_a_repository_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(origin_of, "REPOSITORY", tmp_path)
     assert origin_of.commit.__wrapped__() == "unknown"

@@ -103,6 +103,7 @@ def test_values_have_the_kind_of_the_default(notebook):
         ("-p width abc", ["width", "an integer", "32", "'abc'"]),
         ("-p width 0.5", ["width", "an integer", "'0.5'"]),
         ("-p seeds 1", ["seeds", "a list", "'1'"]),
+        ("-p seeds [1,abc]", ["seeds", "a list", "[0]", "'[1,abc]'"]),
         ("-p name 1", ["name", "a word", "'1'"]),
         ("-p small 1", ["small", "true or false", "'1'"]),
         ("--output book/small.html", [".ipynb"]),

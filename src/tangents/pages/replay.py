@@ -98,12 +98,18 @@ def _value(name: str, text: str, default: Any) -> Any:
         value = parse(text)
     except ConfigError as error:
         raise ConfigError(f"parameter {name}: {error}") from None
-    kinds = (int, float) if type(default) is float else (type(default),)
-    if default is None or type(value) in kinds:
+    if default is None or _alike(value, default):
         return value
-    kind = KINDS.get(kinds[-1], f"a {kinds[-1].__name__}")
+    kind = KINDS.get(type(default), f"a {type(default).__name__}")
     raise ConfigError(f"parameter {name}: expected {kind}, as is its default {default!r}, "
                       f"not {_cut(text)}")  # fmt: skip
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value has the type of the default, and so have a list's entries."""
+    if type(default) is list and type(value) is list and default:
+        return all(any(_alike(entry, known) for known in default) for entry in value)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
 
 
 def _cut(text: str) -> str:
