@@ -132,7 +132,7 @@ class Jacobian:
     def jvp(self, v: Params) -> Float[Tensor, "*s n c"]:
         """J v, the change of the output per unit step along v, which has the parameters' shapes."""
         self._require_direction(v)
-        total = 0
+        total, v = 0, {k: t.to(self.value) for k, t in v.items()}
         for f in self.factors:
             *s, _, n, q, o = f.b.shape
             if f.a is None:
@@ -154,7 +154,7 @@ class Jacobian:
         """J^T u, the gradient of <u, f>."""
         checks.alike(u=u, outputs=self.value)
         checks.shaped("u", u, *self.value.shape)
-        out = {}
+        out, u = {}, u.to(self.value)
         for f in self.factors:
             *s, c, n, q, o = f.b.shape
             weights = u.mT.unsqueeze(-1).unsqueeze(-1)

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tangents._ntk.inputs import Inputs, tensors
+from tangents._ntk.route import rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.functional import Params, require
 
@@ -35,12 +37,13 @@ _ALONE = threading.Lock()
 Place = tuple[slice, slice]
 
 
+@rerouted
 def ntk_on_disk(
     path: str | Path,
     module: nn.Module,
     params: Params,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     outputs: str = "trace",
     budget: float | None = None,
     client=None,
@@ -275,10 +278,11 @@ def _read(journal: Path, path: Path, head: str) -> tuple[int, dict[tuple[int, in
 def _fingerprint(module, params: Params, x1, x2, outputs: str) -> str:
     """Of all that the kernel depends on; of the module's code, what its repr shows."""
     digest = sha256(f"{outputs} {module!r}".encode())
-    given = {**params, **dict(module.named_buffers()), "x1": x1, "x2": x2}
-    for name, values in given.items():
+    own = module.state_dict(keep_vars=True)
+    given = {**own, **dict(module.named_buffers()), **params, "x1": x1, "x2": x2}
+    for name, inputs in given.items():
         digest.update(name.encode())
-        if values is not None:
+        for values in () if inputs is None else tensors(inputs):
             digest.update(f"{tuple(values.shape)} {values.dtype}".encode())
             whole = values.detach().cpu().contiguous().reshape(-1)
             digest.update(whole.view(torch.uint8).numpy())
