@@ -74,7 +74,8 @@ def differentiable(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as done:
         done.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "There is a performance drop|TF32 acceleration on top")
+        for message in ("There is a performance drop", "TF32 acceleration", "`torch.jit.script`"):
+            warnings.filterwarnings("ignore", message)
         done.enter_context(sdpa_kernel(SDPBackend.MATH))
         done.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)

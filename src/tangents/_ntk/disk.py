@@ -22,7 +22,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from tangents._ntk.inputs import Inputs, tensors

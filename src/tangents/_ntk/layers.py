@@ -32,8 +32,8 @@ def owners(module: nn.Module) -> dict[str, nn.Module]:
     return {k: v for k, v in module.named_modules() if list(v.parameters(recurse=False))}
 
 
-def candidates(module: nn.Module) -> set[str]:
-    """Layers of a known kind that share no parameter with another."""
+def candidates(module: nn.Module, params: Params) -> set[str]:
+    """Layers of a known kind that share no parameter with another, and have all in `params`."""
     holders: dict[nn.Parameter, list[str]] = {}
     found = set()
     for name, layer in owners(module).items():
@@ -44,7 +44,9 @@ def candidates(module: nn.Module) -> set[str]:
         norm = isinstance(layer, _NORMS)
         table = type(layer) is nn.Embedding
         own = {k for k, p in layer._parameters.items() if p is not None}  # pruned: another name
-        if {"weight"} <= own <= {"weight", "bias"} and (plain or stated or norm or table):
+        usual = {"weight"} <= own <= {"weight", "bias"} and layer.weight.numel() > 0
+        usual = usual and all(qualified(name, k) in params for k in own)
+        if usual and (plain or stated or norm or table):
             found.add(name)
     shared = {name for names in holders.values() if len(names) > 1 for name in names}
     return found - shared
@@ -401,6 +403,7 @@ def _norm_signals(layer, inputs: list[Tensor], dtype: torch.dtype) -> Callable:
     plain = {"weight": torch.ones_like(layer.weight)}
     if getattr(layer, "bias", None) is not None:
         plain["bias"] = torch.zeros_like(layer.bias)
+    inputs = [x.to(torch.promote_types(x.dtype, layer.weight.dtype)) for x in inputs]
     with torch.no_grad():
         normal = [
             call(layer, {k: v.to(x) for k, v in plain.items()}, x).to(dtype) for x in inputs
