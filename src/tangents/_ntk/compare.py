@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 from tangents._ntk.guard import Misled
 from tangents._ntk.inputs import Inputs, count, some
 from tangents._ntk.layers import (
-    Marks,
     evaluate,
     general,
     leaves,
@@ -30,125 +29,119 @@ class Batch:
     """What is compared at each batch, of a network, or of the first finite one of a stack.
 
     Of all examples, in another order and in two groups or more: the outputs, and marks of what
-    enters each structured layer; `Misled` by a layer whose rows are not the examples'. Of a few,
-    J^T u of structured layers with automatic differentiation; of all where rows come by vmap.
+    enters each structured layer; `Misled` by a layer whose rows are not the examples'. Of the first
+    group, J^T u of structured layers with automatic differentiation, and of all where rows come
+    example by example.
     """
 
     def __init__(self, route, module, params: Params, x: Inputs, b: int, passed, size: int):
-        self.route, self.module, self.x, self.b, self.size = route, module, x, b, size
-        self.params, self.all_params, self.network = params, params, None
-        value, marks = passed.value, passed.marks
+        self.route, self.module, self.x, self.b = route, module, x, b
+        self.params, self.every, self.network = params, params, None
+        value = passed.value
         if b:
             finite = value.isfinite().flatten(1).all(1)
             self.network = int(finite.int().argmax())
             self.params, value = select(params, self.network), value[self.network]
-        self.value, n = value, len(value)
-        self.finite = bool(value.isfinite().all())
-        self.at = torch.linspace(n - 1, 0, min(n, SAMPLED), device=value.device).long()
-        self.truth = Truth(module, self.params, some(x, self.at))
-        if not bool(self.truth.value.isfinite().all()):
-            return  # nothing to compare
-        self.largest, floor = self.truth.sizes()
-        with torch.no_grad():
-            f, again = self._rearranged(n)
-        rows = (value.isfinite() & f.isfinite()).all(-1)
-        if not self.near(value[rows], f[rows], floor):
+        self.value, self.unit = value, unit_of(route.unit, value)
+        owned = owners(module)
+        done = {qualified(k, p) for k in route.structured for p in owned[k]._parameters}
+        self.rest = [k for k in params if k not in done]
+        layers = {k: owned[k] for k in route.structured}
+        values, marks, self.truths = [], [], []
+        groups = _groups(len(value), size, value.device)
+        for i in groups:
+            names = None if i is groups[0] else self.rest
+            xi = some(x, i)
+            with marked(layers, len(i), 0) as found:
+                if names is None or names:
+                    truth = in_part(module, x, len(i), Truth, self.params, xi, names)
+                    values.append(truth.value)
+                    self.truths.append((i, truth))
+                else:
+                    with torch.no_grad():
+                        values.append(in_part(module, x, len(i), evaluate, self.params, xi))
+            marks.append(found)
+        f = torch.cat(values).to(value.dtype)
+        self.finite = bool(f.isfinite().all())
+        self.largest, floor = self.truths[0][1].sizes() if self.finite else (0.0, 0.0)
+        order = torch.cat(groups)
+        rows = (value[order].isfinite() & f.isfinite()).all(-1)
+        if not near(value[order][rows], f[rows], self.unit, floor):
             refuse(module, self.params, x, route.unit)
-        wrong = {k for k in self.route.structured if not self._alike(marks[k], again.get(k, []))}
+        again = together(marks)
+        wrong = {k for k in layers if not self._alike(passed.marks[k], again.get(k, []), order)}
         if wrong:
             raise Misled(wrong)
 
-    def _rearranged(self, n: int) -> tuple[Tensor, Marks]:
-        """The outputs and marks of all examples, from the last to the first and in other groups."""
-        layers = {k: v for k, v in owners(self.module).items() if k in self.route.structured}
-        cut = min(self.size, -(-n // 3))
-        groups = [slice(0, cut), *(slice(cut + i.start, cut + i.stop)
-                                   for i in blocks(n - cut, self.size))]  # fmt: skip
-        values, marks, order = [], [], torch.arange(n - 1, -1, -1, device=self.value.device)
-        for i in groups:
-            xi = some(self.x, order[i])
-            with marked(layers, count(xi), 0) as found:
-                values.append(in_part(self.module, self.params, xi, self.x))
-            marks.append(found)
-        every = together(marks)
-        turned = {k: [v if v is None else v.flip(-1) for v in calls] for k, calls in every.items()}
-        return torch.cat(values).flip(0).to(self.value.dtype), turned
-
-    def _alike(self, first: list, second: list) -> bool:
-        if len(first) != len(second):
+    def _alike(self, first: list, second: list, order: Tensor) -> bool:
+        if len(first) != len(second) or any(v is None for v in (*first, *second)):
             return False
-        for one, other in zip(first, second, strict=True):
-            if one is None or other is None:
-                return False
-            one = one[self.network] if one.dim() > 1 else one
-            finite = one.isfinite()
-            if not self.near(one[finite], other[finite].to(one.dtype)):
-                return False
-        return True
+        first = [(v[self.network] if v.dim() > 1 else v)[order] for v in first]
+        pairs = zip(torch.stack(first), torch.stack(second), strict=True)
+        finite = ((v, w.to(v), v.isfinite() & w.isfinite()) for v, w in pairs)
+        return all(near(v[rows], w[rows], self.unit) for v, w, rows in finite)
 
-    def near(self, got: Tensor, want: Tensor, size: float = 0.0) -> bool:
-        return near(got, want, unit_of(self.route.unit, want), size)
+    def _part(self, k: slice, factors, i: Tensor) -> Jacobian:
+        """The outputs k of the examples i, of the one network."""
+        value = self.value[:, k]
+        found = Jacobian(value, tuple(factors))
+        if self.b:
+            found = Jacobian(value.expand(self.b, *value.shape), tuple(factors))
+            found = found.map(lambda v: v[self.network])
+        return found.map(lambda v: v[i])
 
     def compare(self, k: slice, factors: list[Factor]) -> None:
         """`Misled` by the layers whose J^T u for the outputs k is another."""
-        if not bool(self.truth.value.isfinite().all()):
-            return
-        found = Jacobian(self.value[:, k], tuple(factors))
-        if self.b:
-            found = Jacobian(self.value[:, k], tuple(
-                replace(f, a=f.a if f.a is None else f.a[self.network], b=f.b[self.network])
-                for f in factors
-            ))  # fmt: skip
-        part = found.map(lambda v: v[self.at])
-        unit = unit_of(self.route.unit, self.value)
-        agreeing = self.truth.agreeing(part.value, part.factors, unit, self.largest, k)
-        wrong = {name for f in factors for name in (f.weight, f.bias) if name} - agreeing
-        if wrong:
-            raise Misled(name.rpartition(".")[0] for name in wrong)
+        i, truth = self.truths[0]
+        if self.finite and factors:
+            part = self._part(k, factors, i)
+            right = truth.agreeing(part.value, part.factors, self.unit, self.largest, k)
+            wrong = {v for f in factors for v in (f.weight, f.bias) if v} - right
+            if wrong:
+                raise Misled(name.rpartition(".")[0] for name in wrong)
 
     def others(self) -> list[Factor]:
         """The factors of all other parameters, compared for all examples."""
-        done = {qualified(k, p) for k in self.route.structured
-                for p in owners(self.module)[k]._parameters}  # fmt: skip
-        names = [k for k in self.params if k not in done]
-        if not names:
-            return []
-        compared = self.finite and bool(self.truth.value.isfinite().all())
-        truths = [
-            (i, Truth(self.module, self.params, some(self.x, i), names))
-            for i in (blocks(len(self.value), self.size) if compared else ())
-        ]
         for batched in (True, False) if self.route.batched else (False,):
-            found = general(self.module, self.all_params, self.x, names, self.b, batched,
-                            self.route.dtype)  # fmt: skip
-            wrong = set()
-            for i, truth in truths:
-                part = Jacobian(self.value, tuple(
-                    replace(f, b=f.b if not self.b else f.b[self.network]) for f in found
-                )).map(lambda v, i=i: v[i])  # fmt: skip
-                unit = unit_of(self.route.unit, self.value)
-                right = truth.agreeing(part.value, part.factors, unit, self.largest)
-                wrong |= set(names) - right
+            given = self.module, self.every, self.x, self.rest, self.b, batched, self.route.dtype
+            found = general(*given)
+            wrong: set[str] = set()
+            for i, truth in self.truths if self.finite else ():
+                part = self._part(slice(None), found, i)
+                right = truth.agreeing(part.value, part.factors, self.unit, self.largest)
+                wrong |= set(self.rest) - right
             if not wrong:
                 return found
-        name = min(wrong)
-        raise ValueError(f"the gradient of {name!r} is not what automatic differentiation gives for"
-                         " some examples alone: is it coupled between them?")  # fmt: skip
+        raise ValueError(f"the gradient of {min(wrong)!r} is not what automatic differentiation "
+                         "gives for some examples alone: is it coupled between them?")  # fmt: skip
 
 
-def in_part(module: nn.Module, params: Params, some_x: Inputs, x: Inputs) -> Tensor:
-    """The outputs of some examples. ValueError where the module takes them all, and not these."""
+def _groups(n: int, size: int, device: torch.device) -> list[Tensor]:
+    """The examples in groups, none like the whole batch of two or more: a few from all over,
+    and the others, from the last to the first."""
+    few = torch.linspace(n - 1, 0, min(-(-n // 2), SAMPLED), device=device).long()
+    left = torch.ones(n, dtype=torch.bool, device=device)
+    left[few] = False
+    rest = left.nonzero().flatten().flip(0)
+    return [few, *(rest[i] for i in blocks(len(rest), size))]
+
+
+def in_part(module: nn.Module, x: Inputs, few: int, body: Callable, params: Params, *given):
+    """`body(module, params, *given)` for a few examples of x. ValueError where the module takes x
+    and not these."""
     try:
-        return evaluate(module, params, some_x)
+        return body(module, params, *given)
+    except Misled:
+        raise
     except Exception as error:
         try:
-            evaluate(module, params, x)
+            with torch.no_grad():
+                evaluate(module, params, x)
         except Exception:
             raise error from None
         line = str(error).strip().split("\n")[0]
-        few, all_of = count(some_x), count(x)
-        raise ValueError(f"the module takes these {all_of} examples, and not {few} of them alone: "
-                         f"{line}") from error  # fmt: skip
+        raise ValueError(f"the module takes these {count(x)} examples, and not {few} of them alone:"
+                         f" {line}") from error  # fmt: skip
 
 
 def refuse(module: nn.Module, params: Params, x: Inputs, unit: float) -> None:
@@ -204,9 +197,11 @@ class Truth:
 
     def sizes(self) -> tuple[float, float]:
         """Of the largest gradient, and of what outputs are sums of, for these may cancel."""
-        largest = {k: v.abs().max().item() for k, v in self.gradient().items() if v.numel()}
-        floor = (v * self.params[k].abs().max().item() for k, v in largest.items())
-        return max(largest.values(), default=0.0), max(floor, default=0.0)
+        sizes = [(v.abs().max().double(), self.params[k].abs().max().double())
+                 for k, v in self.gradient().items() if v.numel()]  # fmt: skip
+        slopes, weights = (torch.stack(v) for v in zip(*sizes, strict=True)) if sizes else [
+            torch.zeros(1)] * 2  # fmt: skip
+        return slopes.max().item(), (slopes * weights).max().item()
 
     def seen(self, name: str, gradient: Tensor) -> Tensor:
         rows, gradient = self.rows[name], gradient.to_dense()

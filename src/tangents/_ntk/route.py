@@ -223,7 +223,8 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
     """Compares the ways at these parameters and inputs, in their order and in the opposite one."""
     n, order = count(x), torch.arange(count(x) - 1, -1, -1, device=tensors(x)[0].device)
     with torch.no_grad(), _Coarsest() as coarsest:
-        alone = torch.cat([in_part(module, params, some(x, slice(i, i + 1)), x) for i in range(n)])
+        single = (some(x, slice(i, i + 1)) for i in range(n))
+        alone = torch.cat([in_part(module, x, 1, evaluate, params, xi) for xi in single])
     unit = coarsest.unit
     try:
         truths = [(v, Truth(module, params, _watched(v))) for v in (x, some(x, order))]
@@ -236,6 +237,8 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
         )
     (_, truth), (_, turned) = truths
     require(bool(truth.value.isfinite().all()), "the output is not finite")
+    require(not _reentrant(truth.graph), "a checkpoint inside has no gradient of its parameters: "
+            "give it use_reentrant=False")  # fmt: skip
     for f in (truth.value, turned.value.flip(0)):
         if not near(alone, f, unit_of(unit, f)):
             refuse(module, params, x, unit)
@@ -292,6 +295,19 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
 def _watched(x: Inputs) -> Inputs:
     """Inputs that have derivatives: a checkpoint that takes no gradient otherwise shows there."""
     return each(x, lambda v: v.detach().requires_grad_() if v.is_floating_point() else v)
+
+
+def _reentrant(f: Tensor) -> bool:
+    """Whether a reentrant checkpoint is on the way."""
+    ahead, seen = [f.grad_fn], set()
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if node.name().startswith("CheckpointFunction"):
+                return True
+            ahead += [following for following, _ in node.next_functions]
+    return False
 
 
 def _finite_network(module: nn.Module, params: Params, x: Inputs) -> Params:
