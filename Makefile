@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard book/*.ipynb))
 PIP       := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help install data book test notebooks reproduce gpu lint clean
+.PHONY: help install data book test notebooks reproduce gpu break seal lint clean
 
 help:
 	@echo "make book                    build the book in _build/html"
@@ -21,6 +21,8 @@ help:
 	@echo "make notebooks               execute the notebooks in place"
 	@echo "make reproduce PRESET=book   compute every published run, then execute the notebooks"
 	@echo "make gpu OUT=folder          tests, kernels and paper runs on a GPU, with PYTHON as it is"
+	@echo "make break                   kill, mistreat and damage it; ARGS='--kills 100 --inputs 200 --flips 300'"
+	@echo "make seal                    checksums of tables of measurements that were changed by hand"
 	@echo "make lint                    ruff"
 	@echo "make clean                   remove what was built (data and finished runs stay)"
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) ARGS='$(ARGS)'"
@@ -62,6 +64,13 @@ reproduce: data
 
 gpu:
 	$(PYTHON) tools/gpu.py run $(OUT) $(ARGS)
+
+break: install
+	$(BIN)/python tools/breaking.py $(ARGS)
+
+seal: install
+	@$(BIN)/python -c 'from pathlib import Path; from tangents.lab.store import seal; \
+	    [seal(table) for table in Path("data/results").glob("b*.csv")]'
 
 lint: install
 	$(BIN)/python -m ruff check .

@@ -6,15 +6,18 @@
 from torch import Tensor, nn
 
 from tangents._ntk.disk import ntk_on_disk
-from tangents._ntk.route import Route
+from tangents._ntk.guard import admitted
+from tangents._ntk.inputs import Inputs
+from tangents._ntk.route import Route, rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
-from tangents.functional import Params, require, stacked
+from tangents.functional import Params, require
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 
 
-def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
+@rerouted
+def jacobian(module: nn.Module, params: Params, x: Inputs) -> Jacobian:
     """The factored Jacobian at x (n, ...): a pass forward, and passes back for all outputs.
 
     `module` maps (n, ...) to (n, c), each example by itself. For a stack of b networks, `params`
@@ -30,15 +33,16 @@ def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
     differentiation. What escapes: coupling that leaves these four as they are, rows that are
     reordered inside later batches alone, other sources of chance, globals that the module reads.
     """
-    b = stacked(module, params)
+    params, b = admitted(module, params, x=x)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
 
 
+@rerouted
 def ntk(
     module: nn.Module,
     params: Params,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     outputs: str = "full",
     budget: float | None = None,
 ) -> Tensor:
