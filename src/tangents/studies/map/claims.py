@@ -4,6 +4,8 @@ Half of them come from a pilot on other seeds, with its ranges. *Gain* is the te
 on the first kernel, which is frozen, minus that of the network, at the same training loss: points.
 """
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 
@@ -37,6 +39,23 @@ EDGE = 1.0  # steps of this share of the edge of stability, on the way, are stab
 # ---- what the rows say
 
 
+class Networks(pd.DataFrame):
+    """Rows of runs that take up another of their metrics as a column when it is asked for."""
+
+    _metadata = ["found"]  # handed on to every selection
+
+    @property
+    def _constructor(self):
+        return Networks
+
+    def __getitem__(self, key):
+        if isinstance(key, str) and key not in self.columns and key in (*OTHERS, "learnt"):
+            if key == "learnt":
+                return self["alignment"] - self["alignment_start"]
+            return self["run_id"].astype(str).map(self.found(key)).rename(key)
+        return super().__getitem__(key)
+
+
 def plane(t: Table, dataset: str, flipped: float | tuple = 0.0, **where) -> Runs:
     """Networks of a task that were trained to the common loss; the value is the gain, the measures
     are columns."""
@@ -44,11 +63,11 @@ def plane(t: Table, dataset: str, flipped: float | tuple = 0.0, **where) -> Runs
     runs = t.ends("error").where(dataset=dataset, flipped=flipped, **where)
     if not len(runs):
         raise LookupError(f"no run on {dataset} with {flipped} of the labels wrong")
-    names = runs["run_id"].astype(str)  # categories would be mapped to categories
-    rows = runs.rows.assign(**{k: names.map(t.ends(k).by_run) for k in OTHERS})
+    rows = Networks(runs.rows)
+    rows.found = cache(lambda name: t.ends(name).by_run)
     rows = rows.assign(
-        value=100 * (rows["error_linear"] - rows["error"]),
-        learnt=rows["alignment"] - rows["alignment_start"],
+        error=rows["value"],
+        value=100 * (rows["error_linear"] - rows["value"]),
         log_alpha=np.log(rows["alpha"]),
         part=rows["part"].astype(str),
     )
@@ -57,8 +76,9 @@ def plane(t: Table, dataset: str, flipped: float | tuple = 0.0, **where) -> Runs
 
 def stable(t: Table, dataset: str) -> Runs:
     """Those with true labels whose steps were below the edge of stability."""
-    runs = plane(t, dataset)
-    return Runs(runs.rows[runs["edge"] <= EDGE], runs.states)
+    runs, measure = plane(t, dataset), BEST[dataset]
+    rows = runs.rows[runs["edge"] <= EDGE]
+    return Runs(rows.assign(**{measure: rows[measure]}), runs.states)  # to be grouped, too
 
 
 def share(rows: pd.DataFrame, measure: str, part: str = "left_out") -> float:

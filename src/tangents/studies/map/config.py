@@ -71,7 +71,7 @@ SOME = [  # a few of them, on other data
     dict(part="init", scale=0.5, alpha=TWO),
     dict(part="width", width=128, alpha=TWO),
 ]
-TINY = dict(dataset="digits", n=40, n_test=100, width=8, depth=1)
+TINY = dict(dataset="xor", n=40, n_test=100, width=8, depth=1)
 
 
 def on(data: list[str], grids: list[dict], **more) -> list[dict]:

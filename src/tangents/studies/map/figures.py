@@ -48,8 +48,9 @@ def cells(runs: Runs) -> pd.DataFrame:
     """Means over seeds of networks that differ in nothing else."""
     keys = ["dataset", "flipped", *OF_A_CELL]
     words = ("dataset", "network", "activation", "draw", "train")  # published as categories
-    rows = runs.rows.assign(**{name: runs[name].astype(str) for name in words})
     measured = ["value", "error", "error_linear", "error_final", "edge", *MEASURES]
+    told = {name: runs[name].astype(str) for name in words} | {k: runs[k] for k in measured}
+    rows = pd.DataFrame(runs.rows).assign(**told)
     groups = rows.groupby(keys)
     return groups[measured].mean().assign(seeds=groups["seed"].nunique()).reset_index()
 
