@@ -5,6 +5,7 @@ on the first kernel, which is frozen, minus that of the network, at the same tra
 """
 
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ EDGE = 1.0  # steps of this share of the edge of stability, on the way, are stab
 class Networks(pd.DataFrame):
     """Rows of runs that take up another of their metrics as a column when it is asked for."""
 
-    _metadata = ["found"]  # handed on to every selection
+    _metadata: ClassVar = ["found"]  # handed on to every selection
 
     @property
     def _constructor(self):

@@ -123,7 +123,7 @@ def measures(t: Table) -> Figure:
     ax.set(
         xlim=(-0.55, 1.02), ylim=(len(shown) - 0.5, -0.5), xlabel="foretold of other knobs, $R^2$"
     )
-    ax.legend(loc="lower center", bbox_to_anchor=(0.3, 1), ncols=len(names), fontsize=8.5)
+    fig.legend(loc="outside upper center", ncols=len(names), fontsize=8.5, columnspacing=0.8)
     return fig
 
 
