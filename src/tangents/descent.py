@@ -219,7 +219,8 @@ def leaving(
                 break
         else:
             return
-        live, params = live[~gone], select(state.params, ~gone)
+        rest = (~gone).nonzero().flatten()
+        live, params = live[rest], select(state.params, rest)
 
 
 def _shuffled(n: int, generator: Generator) -> Tensor:

@@ -54,7 +54,7 @@ class Constancy(Config):
             raise ValueError(f"probes must be at most n={self.n}, got {self.probes}")
 
 
-SEEDS, FEWER = range(100, 110), range(100, 108)
+SEEDS = range(200, 208)
 SHALLOW = [2**k for k in range(11, 4, -1)]
 DEEP = [2**k for k in range(9, 4, -1)]
 WIDE = [2**k for k in range(14, 4, -1)]
@@ -63,16 +63,16 @@ HEADS = ["linear", "tanh"]
 PLANE = dict(part="plane", activation="softplus", centred=True, probes=0, seed=SEEDS,
              positive=[False, True])  # fmt: skip
 CATAPULT = dict(part="catapult", rate=[0.5, 1.0, 1.5, 2.5, 3.0, 3.5], probes=0, seed=SEEDS)
-MNIST = dict(part="mnist", dataset="mnist", depth=3, probes=0, seed=FEWER)
-IMAGES = dict(part="images", dataset="mnist", depth=3, max_steps=0, probes=2, seed=FEWER)
-NARROW = dict(part="bottleneck", depth=3, probes=2, seed=FEWER)
+MNIST = dict(part="mnist", dataset="mnist", depth=3, probes=0, seed=SEEDS)
+IMAGES = dict(part="images", dataset="mnist", depth=3, max_steps=0, probes=2, seed=SEEDS)
+NARROW = dict(part="bottleneck", depth=3, probes=2, seed=SEEDS)
 SWISH = dict(part="swish", head="swish", width=128, max_steps=5000, probes=0, seed=SEEDS)
 HALVES = dict(part="labels", labels="halves", probes=0, seed=SEEDS)
 OTHERS = [  # but for their widths
     dict(part="relu", activation="relu", probes=0, seed=SEEDS),
     dict(part="heads", head=["sigmoid", "softmax"], probes=0, seed=SEEDS),
-    dict(part="resnet", network="resnet", depth=3, probes=0, seed=FEWER),
-    dict(part="conv", network="conv", dataset="mnist", n=16, probes=1, seed=FEWER),
+    dict(part="resnet", network="resnet", depth=3, probes=0, seed=SEEDS),
+    dict(part="conv", network="conv", dataset="mnist", n=16, probes=1, seed=SEEDS),
 ]
 
 # fmt: off
@@ -93,7 +93,7 @@ PRESETS = {
         dict(width=DEEP[::2], head=HEADS, n=32, **IMAGES),
         dict(width=128, bottleneck=[1, 3, 10, 30], n=32, **MNIST),
         *(dict(width=widths, **other) for widths, other in zip(
-            (SHALLOW[::2], SHALLOW[::2], DEEP[::2], [32, 16, 8, 4]), OTHERS, strict=True)),
+            (SHALLOW[::2], SHALLOW[::2], DEEP[1:], [16, 8, 4]), OTHERS, strict=True)),
         dict(width=SHALLOW[::2], **HALVES),
         SWISH,
     ],

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import grad, jvp
+from torch.func import grad
 
 from tangents import kernels, models, probes
 from tangents.curvature import output_hessian_norm, output_hessian_top
@@ -83,14 +83,21 @@ def drawn(c: Constancy) -> int:
 
 def network(c: Constancy, x: Tensor) -> models.Headed:
     """The network that the config declares, head and all, for inputs like x (n, ...)."""
-    options = dict(c=2 if c.head == "softmax" else 1, activation=c.activation, bias=False)
-    if c.network == "conv":
-        net = models.ConvNet(x.shape[1], c.width, **options)
-    elif c.network == "resnet":
-        net = models.ResNet(x.shape[1], c.width, c.depth, **options)
+    return _network(c.network, x.shape[1], c.width, c.depth, c.bottleneck, c.activation, c.head)
+
+
+@lru_cache(maxsize=4)  # the way to a network's kernel is found once for a module
+def _network(
+    kind: str, d: int, width: int, depth: int, bottleneck: int, activation: str, head: str
+) -> models.Headed:
+    options = dict(c=2 if head == "softmax" else 1, activation=activation, bias=False)
+    if kind == "conv":
+        net = models.ConvNet(d, width, **options)
+    elif kind == "resnet":
+        net = models.ResNet(d, width, depth, **options)
     else:
-        net = models.MLP(x.shape[1], c.width, c.depth, bottleneck=c.bottleneck, **options)
-    return models.Headed(net, c.head)
+        net = models.MLP(d, width, depth, bottleneck=bottleneck, **options)
+    return models.Headed(net, head)
 
 
 def start(module: nn.Module, configs: list[Constancy], like: Tensor) -> Params:
@@ -177,13 +184,14 @@ def _direction(seed: int, like: Tensor) -> Tensor:
 
 
 def bend(module: nn.Module, params: Params, x: Tensor, v: Tensor) -> Tensor:
-    """v^T H v, the second derivative along v (b, p) of the output at one x: (b,)."""
-    along = unflatten(v, params)
+    """v^T H v, the second derivative along v (b, p) of the output at one x, and its graph: (b,)."""
+    along, weights = unflatten(v, params), [*params.values()]
 
-    def slope(w: Params) -> Tensor:
-        return jvp(lambda u: output(module, u, x)[:, 0], (w,), (along,))[1]
+    def derivative(value: Tensor) -> Tensor:
+        found = torch.autograd.grad(value.sum(), weights, create_graph=True, materialize_grads=True)
+        return inner(dict(zip(params, found, strict=True)), along)
 
-    return jvp(slope, (params,), (along,))[1]
+    return derivative(derivative(output(module, params, x)))
 
 
 def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float) -> Params:
@@ -192,13 +200,16 @@ def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float
     H is the Hessian of the output at the one x, v (b, p) stays as it is. A network whose third
     derivative vanishes stays where it is.
     """
-    here, best, most = params, params, bend(module, params, x, v).abs()
-    for _ in range(SEARCHED):
-        g = flatten(grad(lambda w: bend(module, w, x, v).abs().sum())(here))
+    here, best, most = params, params, torch.zeros_like(v[:, 0])
+    for _ in range(SEARCHED + 1):
+        leaves = {k: w.detach().requires_grad_() for k, w in here.items()}
+        bent = bend(module, leaves, x, v).abs()
+        found = torch.autograd.grad(bent.sum(), [*leaves.values()], materialize_grads=True)
+        bent = bent.detach()
+        best, most = where(bent > most, here, best), torch.maximum(bent, most)
+        g = flatten(dict(zip(leaves, found, strict=True)))
         uphill = g / g.norm(dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
         here = moved(here, uphill, length / SEARCHED)
-        bent = bend(module, here, x, v).abs()
-        best, most = where(bent > most, here, best), torch.maximum(bent, most)
     return best
 
 
@@ -316,7 +327,7 @@ def run(configs: list[Constancy], device: str) -> Iterator[tuple[int, list[dict]
         return
 
     def loss_of(live: Tensor, state: Descent) -> Tensor:
-        return state.loss * alpha[live] ** 2
+        return state.loss * task_of.alpha[live] ** 2
 
     def done(live: Tensor, state: Descent) -> Tensor:
         loss = loss_of(live, state)  # both false for NaN
