@@ -40,7 +40,7 @@ def over_width(ax, runs: Runs, ylabel: str, xlabel=WIDTH, by="head", label="{}",
 
 
 def plain(ax, *ticks: float) -> None:
-    """These ticks alone on the y axis, as plain numbers, and room below for a legend."""
+    """These ticks alone on the y axis, as plain numbers."""
     ax.set_yticks(ticks, map("{:g}".format, ticks))
     ax.tick_params(axis="y", which="minor", labelleft=False)
 
@@ -114,11 +114,13 @@ def breaking(t: Table) -> Figure:
     fig, (head, bottleneck, step) = column(3)
     parts = [t.ends("kernel_largest", part).where(**SHALLOW).rows for part in ("head", "heads")]
     over_width(head, Runs(pd.concat(parts)), KERNEL)
-    head.legend(title="head", ncols=2, **SIZE)
+    head.set_ylim(4e-4, 3)
+    head.legend(title="head", ncols=2, loc="lower left", **SIZE)
     over_width(bottleneck, t.ends("kernel_largest", "bottleneck"), KERNEL, OUTER, "bottleneck")
     none = known(t, "kernel_largest", **THREE, **LINEAR)
     draw.band(bottleneck, none, "width", 5, "none", color="0.4")
     draw.label_widths(bottleneck, [64, 512, 4096])
+    bottleneck.set_ylim(0.006, 12)
     bottleneck.legend(title="units of the narrow layer", ncols=3, loc="lower right", **SIZE)
     runs = t.ends("kernel_largest", "catapult")
     step.set(yscale="log", xlabel=RATE, ylabel=KERNEL)
@@ -199,10 +201,12 @@ def plane(t: Table) -> Figure:
 def elsewhere(t: Table) -> Figure:
     """MNIST, by head; other networks with a linear head."""
     fig, (mnist, other) = column(2)
-    over_width(mnist, known(t, "kernel_largest", **MNIST), KERNEL + ", MNIST", label="{} head")
+    over_width(mnist, known(t, "kernel_largest", **MNIST), KERNEL, label="{} head")
     over = known(t, "hessian", **IMAGES)
-    over_width(mnist, over, KERNEL + r" and $\|H\|$, MNIST", label=None, ls="--", mfc="w")
-    mnist.legend(**SIZE)
+    over_width(mnist, over, r"change of $K$, and $\|H\|$", label=None, ls="--", mfc="w")
+    mnist.set_ylim(0.02, 1.2)
+    plain(mnist, 0.03, 0.1, 0.3, 1)
+    mnist.legend(loc="lower left", **SIZE)
     draw.loglog(other, "width, or channels", KERNEL)
     series = {"relu": "ReLU", "resnet": "residual", "conv": "convolutional"}
     for place, (part, name) in enumerate(series.items()):
