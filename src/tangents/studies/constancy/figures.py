@@ -204,6 +204,7 @@ def elsewhere(t: Table) -> Figure:
     over_width(mnist, known(t, "kernel_largest", **MNIST), KERNEL, label="{} head")
     over = known(t, "hessian", **IMAGES)
     over_width(mnist, over, r"change of $K$, and $\|H\|$", label=None, ls="--", mfc="w")
+    draw.label_widths(mnist, [32, 64, 128, 256, 512])
     mnist.set_ylim(0.02, 1.2)
     plain(mnist, 0.03, 0.1, 0.3, 1)
     mnist.legend(loc="lower left", **SIZE)
