@@ -3,8 +3,28 @@
 Layers with a known structure contribute through factors of J (`_ntk.layers`), wherever their
 gradient proves to agree with automatic differentiation; all else comes from the latter.
 
-A route holds for the module as it is, see `signature`. What no attribute of a layer shows escapes
-that: a global that its code reads, what an object that it holds changes of itself.
+*What makes a route valid.* It holds for a module as it is, see `signature` (layers, modes,
+settings, hooks, functions, buffers), for the names and types of the parameters, and for inputs of
+one shape and type; anything else is a new route.
+
+*What is probed*, once a route, near the given weights and on three examples near those given: that
+nothing is drawn from torch's or NumPy's random numbers and no buffer is written into; the outputs
+one by one and in both orders; of each layer of a known kind J^T u, in both orders, with automatic
+differentiation. The coarsest type on the way, autocast's too, says how far numbers may differ: by
+half its digits.
+
+*What each batch is compared for*, see `compare.Batch`: all outputs, in another order and in other
+groups; what enters each structured layer, example by example, by a number that a reordering
+changes; J^T u for up to four examples, for all where rows come example by example; and again random
+numbers and buffers. A structured layer that fails takes the general route from then on, and the
+call begins anew; all else is refused. That costs one pass forward, and one back where rows come
+example by example (`benchmarks/checks.py`).
+
+*What escapes.* Differences below half the digits. Of a stack, networks but the first finite one.
+Inputs of integers that are all equal. A module that changes what it does from call to call of one
+batch without any of the above. Python's own random numbers, if no output changes in the passes that
+are compared. A gradient that its author made differ from the derivative (a straight-through
+estimator) is taken as automatic differentiation has it. Other threads that run the same module.
 """
 
 import math
