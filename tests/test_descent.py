@@ -148,7 +148,7 @@ def test_a_batch_sees_its_own_labels_and_start():
 
 
 BAD = {
-    "steps": ({"steps": -1}, "steps must be at least 0, got -1"),
+    "steps": ({"steps": -1}, "steps must be a whole number, at least 0, got -1"),
     "alpha": ({"alpha": row(1, -1)}, "alpha must hold a positive number"),
 }
 

@@ -358,6 +358,11 @@ class Mixing(nn.Module):
         return self.layer(x) - self.layer(x).mean(0)
 
 
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.sum()
+
+
 REFUSED = {
     "batch statistics": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
@@ -372,7 +377,7 @@ REFUSED = {
         lambda: nn.Sequential(nn.Linear(3, 3), nn.Embedding(4, 2, max_norm=0.5)),
         "layer '1' .Embedding. rewrites its weights",
     ),
-    "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
+    "no axis of examples": (lambda: nn.Sequential(nn.Linear(3, 1), Sum()), "shape .n, "),
 }
 
 
@@ -502,7 +507,7 @@ def test_bad_input_is_named():
     )
     fails("the output is not finite", {k: 1e300 * v for k, v in params.items()})
     fails(r"params hold 'other': accepted are hidden\.0\.weight", params | {"other": x})
-    fails("params lack 'readout.bias'", {k: v for k, v in params.items() if k != "readout.bias"})
+    fails("params hold no parameter", {})
     fails(
         "'readout.weight' must have shape .1, 4., got .4,.", params | {"readout.weight": x[:4, 0]}
     )

@@ -9,7 +9,7 @@ from jaxtyping import Float, Num
 from scipy import stats
 from torch import Tensor, nn
 
-from tangents import kernels, probes
+from tangents import checks, kernels, probes
 from tangents.empirical import ntk
 from tangents.functional import Params, call, difference, linearise, norm, require, stack, stacked
 
@@ -67,6 +67,9 @@ def measure(
     """
     for params in (before, after):
         require(stacked(module, params) == 0, "measure takes one network, not a stack")
+    checks.kind("x", x)
+    if y is not None:
+        checks.kind("y", y)
     n = len(x)
     require(n >= 2 * GROUPS, f"at least {2 * GROUPS} examples are needed, got {n}")
     fits = y is None or len(y) == n
@@ -74,7 +77,7 @@ def measure(
     moved = difference(after, before)
     length, size = (norm(stack([p])).item() for p in (moved, before))
     require(length > 0, "the weights before and after are the same")
-    with torch.no_grad():
+    with torch.no_grad(), checks.taken(x):
         f0, f1 = (call(module, p, x).double() for p in (before, after))
         f_lin = linearise(module, before)(after, x).double()
     k0, k1 = (ntk(module, p, x, outputs="trace", budget=budget).double() for p in (before, after))

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian, blocks
 from tangents.functional import Params, hooked, outputs, require, select, stacked, where
-from tangents.losses import LOSSES, Loss, OutputLoss
+from tangents.losses import LOSSES, Loss, OutputLoss, require_targets
 
 CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
 
@@ -122,6 +123,8 @@ class Problem:
         be asked for with the `factored` Jacobian: f0 is then rounded as it is in these, and the
         predictor begins at zero.
         """
+        checks.tensors(y=y, alpha=alpha, params=next(iter(params.values())))
+        checks.kind("x", x)
         if isinstance(loss, str):
             require(loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
             loss = LOSSES[loss]
@@ -139,9 +142,10 @@ class Problem:
             ends = y.shape[1:]
             fits = y.dim() == 2 and len(y) == len(x) and bool(y.isfinite().all())
             require(fits, f"y must hold finite targets (n, c) for each of the {len(x)} examples")
+            require_targets(loss, y)
         require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
         whole = factored or x.device.type != "cpu"
-        with torch.no_grad():
+        with torch.no_grad(), checks.taken(x):
             layer = 0.0 if whole else _largest_layer(module, select(params, slice(1)), x)
             f0 = torch.cat([
                 outputs(module, select(params, i), x) for i in _parts(b, layer * len(x))
@@ -192,5 +196,6 @@ def _parts(b: int, size: float) -> list[slice]:
 
 def require_positive(name: str, values: Tensor) -> None:
     """ValueError where `values` (b,) are not all positive and finite."""
+    checks.tensors(**{name: values})
     usable = values.dim() == 1 and bool(((values > 0) & values.isfinite()).all())
     require(usable, f"{name} must hold a positive number for each network, got {values.tolist()}")

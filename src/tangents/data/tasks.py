@@ -93,7 +93,7 @@ def _check_request(name: str, n: int, n_test: int, pca: int, flat: bool, seed: i
         raise DataError(f"n={n}, n_test={n_test}: at least 1 training and 0 test examples needed")
     if n + n_test > available:
         raise DataError(f"n + n_test = {n + n_test}: {name} has {available} balanced examples")
-    if not 0 <= pca <= d:
+    if not 0 <= pca <= d or int(pca) != pca:
         raise DataError(f"pca={pca}: {name} has {d} pixels, accepted are 0 (none) to {d}")
     if pca and not flat:
         raise DataError(f"pca={pca} with flat=False: principal components are no image")
