@@ -242,7 +242,7 @@ class Trace:
     def __init__(self, module: nn.Module, params0: Params, x: Tensor, configs: list[Constancy]):
         self.module, self.params0, self.x, self.head = module, params0, x, configs[0].head
         self.kernel0 = self.kernel(params0)
-        rate = torch.tensor([c.rate for c in configs]).to(x)
+        rate = torch.tensor([c.rate for c in configs], dtype=x.dtype, device=x.device)
         self.rate = rate * len(x) / torch.linalg.eigvalsh(self.kernel0)[:, -1]
         self.largest, self.turned, self.inside, self.peak = torch.zeros(4, len(rate)).to(x)
         self.sharpness = torch.zeros_like(rate)  # step times largest curvature, as last seen
