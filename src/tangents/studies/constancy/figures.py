@@ -22,12 +22,15 @@ KERNEL = r"$\max_t \|K_t - K_0\| / \|K_0\|$"
 RATE = r"step (units of $n/\lambda_{\max}(K_0)$)"
 COLOURS = {"linear": 0, "tanh": 1, "sigmoid": 2, "softmax": 4}
 PREDICTED = dict(color="0.15", marker="", ls=":", lw=1.6)
-SIZE = dict(fontsize=10.5, title_fontsize=10.5)  # legible on a phone
+ACROSS = 3.75  # inches
+SIZE = dict(fontsize=9.5, title_fontsize=9.5)
 
 
-def column(rows: int, height: float = 3.0):
+def column(rows: int, height: float = 2.8):
     """Panels one below the other, as wide as a phone shows them."""
-    return draw.panels(1, rows=rows, height=height)
+    fig, axes = draw.panels(1, rows=rows)
+    fig.set_size_inches(ACROSS, height * rows)
+    return fig, axes
 
 
 def over_width(ax, runs: Runs, ylabel: str, xlabel=WIDTH, by="head", label="{}", **line) -> None:
@@ -92,7 +95,8 @@ def hessians(t: Table) -> Figure:
 
 def matrices(t: Table) -> Figure:
     """Kernels before and after training by head, and after it without the head's slopes."""
-    fig, axes = draw.panels(2, rows=2, height=3.6)
+    fig, axes = draw.panels(2, rows=2)
+    fig.set_size_inches(ACROSS, 4.2)
     for head, (before, after) in zip(("linear", "tanh"), (axes[:2], axes[2:]), strict=True):
         run = known(t, "kernel_largest", **ONE, head=head).largest()["run_id"].iloc[0]
         k0, k = (t.array(run, name) for name in ("kernel0", "kernel"))
@@ -103,9 +107,9 @@ def matrices(t: Table) -> Figure:
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.set_title("", loc="left")
-            ax.set_title(f"{head}, {when}", fontsize=17)
+            ax.set_title(f"{head}, {when}", fontsize=9.5)
         after.set_xlabel(f"cosine {cosine:.2f}, norm × {np.sqrt((k**2).sum() / (k0**2).sum()):.2f}",
-                         fontsize=17)  # fmt: skip
+                         fontsize=9.5)  # fmt: skip
     return fig
 
 
@@ -133,7 +137,7 @@ def breaking(t: Table) -> Figure:
 
 def undone(t: Table) -> Figure:
     """The tanh head's kernel, the same with the head undone, and that of a linear head."""
-    fig, (ax,) = column(1, 3.4)
+    fig, (ax,) = column(1, 3.2)
     draw.loglog(ax, WIDTH, KERNEL)
     tanh = dict(**ONE, head="tanh")
     draw.band(ax, known(t, "kernel_largest", **tanh), "width", 1, "tanh head")
@@ -146,7 +150,7 @@ def undone(t: Table) -> Figure:
 
 def linearisation(t: Table) -> Figure:
     """The linear model's error at distance 4, by direction, beside what independent draws say."""
-    fig, (ax,) = column(1, 3.4)
+    fig, (ax,) = column(1, 3.2)
     draw.loglog(ax, WIDTH, r"$|f - f_{lin}|$ at distance 4")
     for place, (name, label) in enumerate(
         {"top": "top eigenvector", "random": "random direction"}.items()
