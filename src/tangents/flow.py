@@ -52,7 +52,8 @@ class GradientFlow:
     """
 
     def __init__(self, tolerance: float = 1e-4, change: float = 0.1, implicit: bool = False):
-        checks.number("tolerance", tolerance, above=True)
+        if tolerance != math.inf:  # then the change of the outputs decides alone, as for ReLU
+            checks.number("tolerance", tolerance, above=True)
         checks.number("change", change, above=True)
         self.tolerance, self.change, self.implicit = tolerance, change, implicit
 

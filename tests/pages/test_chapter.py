@@ -127,6 +127,7 @@ SMALL = {
     "lazy": dict(n=20, width=8, depth=2),
     "constancy": dict(width=16),
     "iterative": dict(n=30, width=8, duration=0.1),
+    "map": dict(n=30, width=8),
 }
 
 

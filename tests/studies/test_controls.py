@@ -24,6 +24,11 @@ SMALL = "a difference near zero, whose sign does not matter"
 AT_THE_START = "the least reciprocal is that of the start, where nothing is learnt yet"
 ONLY_PICKS = "asked for to know which runs fitted; what is judged is the frozen kernels' error"
 ONE_SIDED = "at most so much more than another error, which is larger when it is turned"
+STABLE = "asked for to know which steps were stable"
+RANKS = "what a smooth function of ranks explains, it explains of reciprocals, too"
+APART = "at least so far apart, as reciprocals are"
+TURNS = {"mnist": "turn_centred", "xor": "turn"}
+OFF = ["newton-mnist", "newton-xor", "activation", "adam-mnist", "adam-xor"]
 EXCEPTIONS = {
     ("liu-2a", "gradient"): NO_DIRECTION,
     ("liu-2b", "gradient"): NO_DIRECTION,
@@ -71,6 +76,21 @@ EXCEPTIONS = {
     ("fort-4-conv", "error_test"): ONE_SIDED,
     ("fort-4-beside-fc", "error_beside"): ONE_SIDED,
     **{(f"beyond-rates-{rate}", "barrier_train"): SMALL for rate in (0.005, 0.02)},
+    **{
+        (f"map-{claim}-{task}", metric): RANKS
+        for claim in ("alpha", "measure")
+        for task, turn in TURNS.items()
+        for metric in ("error", "error_linear", turn)
+    },
+    **{(f"map-measure-{task}", turn): RANKS for task in TURNS for turn in TURNS.values()},
+    **{(f"map-{claim}-{task}", "edge"): STABLE for claim in ("alpha", "measure") for task in TURNS},
+    **{(f"map-offender-{name}", "edge"): STABLE for name in OFF if name != "newton-xor"},
+    **{(f"map-offender-{name}", TURNS["xor" if "xor" in name else "mnist"]): RANKS for name in OFF},
+    ("map-collapse-xor-same", "edge"): STABLE,
+    ("map-collapse-xor-same", "turn"): RANKS,
+    ("map-final-xor", "edge"): STABLE,
+    ("map-final-flipped", "edge"): STABLE,
+    **{("map-final-flipped", name): APART for name in ("error", "error_linear", "error_final")},
     ("geiger-13b", "error"): ONLY_PICKS,
     ("geiger-13b", "frozen_converged"): ONLY_PICKS,
 }

@@ -42,7 +42,8 @@ def find(name: str) -> Study:
 def _exists(dotted: str) -> bool:
     parts = dotted.split(".")
     try:
-        return all(map(str.isidentifier, parts)) and find_spec(dotted) is not None
+        named = all(part.isidentifier() for part in parts)  # `map` is a study here
+        return named and find_spec(dotted) is not None
     except ModuleNotFoundError as error:
         if error.name and dotted.startswith(error.name):  # a parent package is missing
             return False
