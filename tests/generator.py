@@ -4,7 +4,9 @@ says of them against automatic differentiation of one example at a time.
 `python -m tests.generator --seeds 0 5000` draws thousands. A module is a chain of blocks on
 features (n, WIDTH): layers of every kind, used in every way, maybe one fault among them, and maybe
 a change between two calls. What is right: the number, or one line of ValueError where the module
-has a fault. The oracle is a module of its own, built anew in double precision.
+has a fault. The oracle is a module of its own, built anew in double precision. A map of single
+examples is refused falsely in no case but one: PyTorch itself has no gradient of it, as where an
+activation overwrites what the layer before must keep.
 """
 
 import argparse

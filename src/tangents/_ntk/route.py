@@ -38,7 +38,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tangents._ntk.compare import Batch, Truth, in_part, near, refuse, unit_of
+from tangents._ntk.compare import Batch, Truth, in_part, in_short, near, refuse, unit_of
 from tangents._ntk.guard import buffers_aside, guarded, without_chance
 from tangents._ntk.inputs import Inputs, count, each, joined, kind, some, tensors
 from tangents._ntk.layers import (
@@ -251,10 +251,8 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
         for _, truth in truths:
             truth.gradient()
     except RuntimeError as error:
-        line = str(error).strip().split("\n")[0]
-        raise ValueError(f"the module has no gradient by automatic differentiation: {line}") from (
-            error
-        )
+        message = f"the module has no gradient by automatic differentiation: {in_short(error)}"
+        raise ValueError(message) from error
     (_, truth), (_, turned) = truths
     require(bool(truth.value.isfinite().all()), "the output is not finite")
     require(not _reentrant(truth.graph), "a checkpoint inside has no gradient of its parameters: "
