@@ -13,10 +13,12 @@ NOTEBOOKS := $(sort $(wildcard book/*.ipynb))
 PIP       := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help install data book test notebooks reproduce gpu break seal lint clean
+.PHONY: help install data book pdf links test notebooks reproduce gpu break seal lint clean
 
 help:
 	@echo "make book                    build the book in _build/html"
+	@echo "make pdf                     the book as one PDF, with Chromium or Chrome"
+	@echo "make links                   do the links to other sites lead somewhere?"
 	@echo "make test                    unit tests, then every notebook re-executed and compared"
 	@echo "make notebooks               execute the notebooks in place"
 	@echo "make reproduce PRESET=book   compute every published run, then execute the notebooks"
@@ -45,6 +47,12 @@ book: data
 	rm -rf _build/html _build/.doctrees
 	$(BIN)/jupyter-book build . --all -W -n --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+pdf: install
+	$(BIN)/python tools/pdf.py _build/book.pdf
+
+links: install
+	$(BIN)/jupyter-book build . --builder linkcheck -q
 
 test: data
 	$(BIN)/python -m pytest $(ARGS)

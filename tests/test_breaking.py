@@ -15,7 +15,7 @@ def settings(monkeypatch):
         monkeypatch.setenv(name, "")
 
 
-def test_bad_input_is_refused_on_one_line(tmp_path):
+def test_bad_input_is_refused_on_one_line(tmp_path, unchecked):
     tried = [*breaking.inputs(10**6, random.Random(0), tmp_path)]
     counts, wrong = breaking.run(tried, shown=False)
     assert not wrong and {outcome for _, outcome in counts} == {NOTICED}

@@ -19,7 +19,7 @@ from tangents.curvature import (
     output_hessian_top,
 )
 from tangents.empirical import jacobian, ntk
-from tangents.functional import linearise, select, stack
+from tangents.functional import differentiable, linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import (
     descend_outputs,
@@ -575,3 +575,28 @@ def test_the_smoothness_is_the_largest_curvature_of_the_loss(loss):
 def test_the_matrix_of_a_kernel_is_jacobian_times_jacobian():
     J = dense_jacobian(PARAMS)
     close(matrix(ntk(NET, PARAMS, X)), J @ J.T)
+
+
+@pytest.mark.parametrize("kind", ["attention", "lstm"])
+def test_attention_and_recurrent_layers_have_second_derivatives(kind):
+    if kind == "attention":
+        layer = nn.MultiheadAttention(2, 1, batch_first=True)
+        module = Applied(lambda m, x: m.a(x, x, x)[0].sum(-1)[:, :2], a=layer).double()
+    else:
+        layer = nn.LSTM(2, 2, batch_first=True)
+        module = Applied(lambda m, x: m.a(x)[0][:, -1], a=layer).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x, p = normal(2, 3, 2), sum(v.numel() for v in params.values())
+    v, step = normal(2, p, seed=1), like(params)
+
+    def f(w, xi):
+        return functional_call(module, unflat(w, params), (xi[None],))[0]
+
+    got = output_hessian(module, params, x, 1)(v)
+    moved = linearise(module, params)({k: params[k] + step[k] for k in params}, x)
+    with differentiable(module):
+        for i in range(2):
+            slope = torch.func.jacrev(f)(flat(params), x[i])
+            close(moved[i], f(flat(params), x[i]) + slope @ flat(step))
+            rows = torch.autograd.functional.hessian(lambda w, i=i: f(w, x[i])[1], flat(params))
+            close(got[i], rows @ v[i])

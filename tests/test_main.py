@@ -535,3 +535,63 @@ def test_a_network_of_ones_own_is_measured(call, tmp_path):
     ):
         status, _, err = call("measure", *words)
         assert status == code and complaint in err and err.count("\n") == 1
+
+
+ADAPTED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.lora_a, self.lora_b = nn.Linear(3, 8), nn.Linear(3, 2), nn.Linear(2, 8)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.base(x["input"]) + self.lora_b(self.lora_a(x["input"]))
+        return self.head(torch.tanh(self.norm(h)) * x["mask"])
+"""
+
+
+def test_adapters_alone_are_measured_from_their_own_checkpoints(call, tmp_path):
+    import torch
+
+    (tmp_path / "mine.py").write_text(ADAPTED)
+    space = {}
+    exec(ADAPTED, space)
+    states = [space["Net"]().state_dict() for _ in range(2)]
+    for k, v in states[1].items():
+        if "lora" in k:
+            v += 0.5 * torch.randn(v.shape)
+    for name, state in zip("ab", states, strict=True):
+        torch.save(state, tmp_path / f"{name}.pt")
+        alone = {k: v for k, v in state.items() if "lora" in k}
+        torch.save(alone, tmp_path / f"{name}-alone.pt")
+    x = {"input": torch.randn(24, 3), "mask": torch.ones(24, 8)}
+    torch.save({"x": x, "y": torch.arange(24) % 2}, tmp_path / "batch.pt")
+
+    def measured(*words, files="{}.pt"):
+        given = [tmp_path / files.format(name) for name in "ab"]
+        return call("measure", f"{tmp_path}/mine.py:Net", "--before", given[0], "--after",
+                    given[1], "--batch", tmp_path / "batch.pt", *words)  # fmt: skip
+
+    plot, only = tmp_path / "lazy.png", ["--params", "*lora*", "--json"]
+    status, out, err = measured(*only, "--plot", plot, "--budget", 10**7)
+    assert status == 0 and not err and plot.read_bytes()[:4] == b"\x89PNG"
+    found = json.loads(out)
+    assert list(found["layers"]) == ["lora_a", "lora_b"] and 0 < found["nonlinear"]["value"] < 1
+    assert found["distance"]["low"] is None
+    assert json.loads(measured(*only, files="{}-alone.pt")[1]) == found
+    for words, files, complaint, code in (
+        ([], "{}-alone.pt", "lacks 'base.weight': --params PATTERN takes some alone", 1),
+        (["--params", "*adapter*"], "{}.pt", "no parameter fits '*adapter*': accepted", 1),
+        (["--sums", "0"], "{}.pt", "must be a positive integer", 2),
+        (["--plot", tmp_path / "lazy.txt"], "{}.pt", "must end with .png, .svg, .pdf", 2),
+    ):
+        status, out, err = measured(*words, files=files)
+        assert status == code and not out and complaint in err and err.count("\n") == 1
+    torch.save({"model": states[0]}, tmp_path / "a-whole.pt")
+    torch.save({"model": states[1]}, tmp_path / "b-whole.pt")
+    status, _, err = measured(files="{}-whole.pt")
+    assert status == 1 and "holds 'model': the network's names are base.weight" in err

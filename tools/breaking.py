@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -539,6 +540,7 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
     args = parser.parse_args()
     logging.getLogger("tangents").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="tangents-breaking-") as folder:
         counts = (args.kills, args.inputs, args.flips)

@@ -424,12 +424,31 @@ def measure_options(command: Parser, _: object) -> None:
                help=f"state_dict, saved by torch.save, {when} training")  # fmt: skip
     text = "inputs, or a dict of x and labels y, saved by torch.save; best not seen in training"
     option("--batch", type=Path, required=True, metavar="FILE", help=text)
+    text = "only parameters whose names fit, as '*lora*'; repeat for more"
+    option("--params", action="append", default=[], metavar="PATTERN", help=text)
+    text = "kernels of so many random sums of the outputs, where these are very many"
+    option("--sums", type=_positive, metavar="N", help=text)
+    text = "bytes that kernels may take (default a quarter of those free)"
+    option("--budget", type=_positive, metavar="BYTES", help=text)
+    option("--plot", type=Path, metavar="FILE", help="a picture, .png, .svg or .pdf")
+    option("--json", action="store_true", help="print JSON instead of tables")
 
 
 def measure(args: Namespace) -> None:
+    if args.plot:
+        from tangents.pages.plots import check
+
+        check(args.plot)
     from tangents.pages.checkpoints import measured
 
-    print(measured(args.network, args.before, args.after, args.batch))
+    found = measured(args.network, args.before, args.after, args.batch, args.params, args.sums,
+                     args.budget)  # fmt: skip
+    if args.plot:
+        from tangents.pages.picture import picture
+        from tangents.pages.plots import save
+
+        save(picture(found), args.plot)
+    print(json.dumps(found.json(), indent=1, allow_nan=False) if args.json else found)
 
 
 # ---- all of them

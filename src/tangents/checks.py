@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tangents._ntk import inputs
+from tangents._ntk.inputs import Inputs
 from tangents.functional import require
 
 ROWS = 1024  # of a matrix, compared with its transpose at a time
@@ -96,14 +98,14 @@ def rates(name: str, value: Any, zero: bool = False) -> None:
 
 
 @contextmanager
-def taken(x: Tensor) -> Iterator[None]:
+def taken(x: Inputs) -> Iterator[None]:
     """What a module says of inputs that it cannot take, as a ValueError."""
-    kind("x", x)
+    given = inputs.tensors(x)
     try:
         yield
     except (RuntimeError, IndexError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
         reason = str(error).partition("\n")[0]
-        got = f"{tuple(x.shape)} of {x.dtype}"
+        got = " and ".join(f"{tuple(v.shape)} of {v.dtype}" for v in given)
         raise ValueError(f"the module does not take inputs {got}: {reason}") from error

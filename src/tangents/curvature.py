@@ -14,7 +14,15 @@ from torch.func import grad, jvp, vmap
 from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, call, hooked, require, select, stacked
+from tangents.functional import (
+    Params,
+    call,
+    differentiable,
+    hooked,
+    require,
+    select,
+    stacked,
+)
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import BEYOND, OutputLoss, beyond, require_targets
@@ -29,7 +37,7 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     shapes = [v.shape[bool(b) :] for v in params.values()]
     size = (*([b] if b else []), len(x), sum(shape.numel() for shape in shapes))
     with torch.no_grad():
-        c = call(module, select(params, 0) if b else params, x[:1]).shape[-1]
+        c = call(module, select(params, 0) if b else params, x[:1])[0].numel()
     _require_output(output, c)
 
     def unflatten(v: Tensor) -> Params:
@@ -37,7 +45,7 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
         return {k: u.view(s) for k, u, s in zip(params, parts, shapes, strict=True)}
 
     def value(w: Params, xi: Tensor) -> Tensor:
-        return call(module, w, xi.unsqueeze(0))[0, output]
+        return call(module, w, xi.unsqueeze(0)).flatten()[output]
 
     def one(w: Params, xi: Tensor, v: Tensor) -> Tensor:
         found = jvp(lambda p: grad(value)(p, xi), (w,), (unflatten(v),))[1]
@@ -46,10 +54,19 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     each = vmap(one, (None, 0, 0))
     each = vmap(each, (0, None, 0)) if b else each
 
+    def apart(w: Params, v: Tensor) -> Tensor:
+        return torch.stack([one(w, xi, vi) for xi, vi in zip(x, v, strict=True)])
+
     def product(v: Tensor) -> Tensor:
         checks.tensors(vectors=v, params=next(iter(params.values())))
         checks.shaped("vectors", v, *size)
-        return each(params, x, v)
+        with differentiable(module):
+            try:
+                return each(params, x, v)
+            except RuntimeError:  # of recurrent layers, which vmap does not take
+                if not b:
+                    return apart(params, v)
+                return torch.stack([apart(select(params, i), v[i]) for i in range(b)])
 
     return product
 
@@ -113,7 +130,7 @@ def compressed_hessian(
             return owned[i].register_forward_hook(hook)
 
         with hooked([add(*piece) for piece in pieces(v)]):
-            return call(module, params, x)[..., output].sum()
+            return call(module, params, x).reshape(J.value.shape)[..., output].sum()
 
     def lift(v: Tensor) -> Tensor:
         whole = {}

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from tangents import checks
 from tangents.curvature import gauss_newton
-from tangents.functional import Params, axpy, require
+from tangents.functional import Params, axpy, require, select
 from tangents.losses import OutputLoss
 from tangents.problem import Point, Problem
 
@@ -202,6 +202,36 @@ def updates(
         yield Descent(step, params, rows, here.output, here.loss, here.gradient, memory)
         if step < steps:
             params, memory = rule.step(Batch(part, here), memory)
+
+
+def leaving(
+    problem: Problem,
+    params: Params,
+    rule: Callable[[Int[Tensor, " k"]], Rule],
+    steps: int,
+    done: Callable[[Int[Tensor, " k"], Descent], Bool[Tensor, " k"]],
+) -> Iterator[tuple[Int[Tensor, " k"], Descent]]:
+    """`updates` on all examples, of a stack that each network leaves when it is done.
+
+    Yields the places (k,) of those that are still there, and their state. `done` says of a state
+    whose last it is; `rule` gives the rule of the networks at these places, one without memory.
+    """
+    live, step = torch.arange(len(problem.alpha), device=problem.y.device), -1
+    while len(live):
+        before = max(step, 0)
+        for state in updates(problem.select(live), params, rule(live), steps - before):
+            state = replace(state, step=before + state.step)
+            if state.step == step:  # known already, to more networks
+                continue
+            step = state.step
+            yield live, state
+            gone = done(live, state)
+            if gone.any():
+                break
+        else:
+            return
+        rest = (~gone).nonzero().flatten()
+        live, params = live[rest], select(state.params, rest)
 
 
 def _shuffled(n: int, generator: Generator) -> Tensor:

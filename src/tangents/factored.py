@@ -154,7 +154,7 @@ class Jacobian:
         """J^T u, the gradient of <u, f>."""
         checks.alike(u=u, outputs=self.value)
         checks.shaped("u", u, *self.value.shape)
-        out, u = {}, u.to(self.value)
+        out = {}
         for f in self.factors:
             *s, c, n, q, o = f.b.shape
             weights = u.mT.unsqueeze(-1).unsqueeze(-1)

@@ -67,6 +67,12 @@ def within(module: nn.Module, params: Params, body: Callable[[], Any]) -> Any:
     return torch.func.functional_call(whole, given, (), tie_weights=False)
 
 
+QUIET = (  # what torch warns of on its way to derivatives
+    "There is a performance drop", "TF32 acceleration", "`torch.jit.script`",
+    "None of the inputs have requires_grad",
+)  # fmt: skip
+
+
 @contextmanager
 def differentiable(module: nn.Module) -> Iterator[None]:
     """Attention and recurrent layers by operations that have every derivative, forward and second
@@ -74,7 +80,7 @@ def differentiable(module: nn.Module) -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as done:
         done.enter_context(warnings.catch_warnings())
-        for message in ("There is a performance drop", "TF32 acceleration", "`torch.jit.script`"):
+        for message in QUIET:
             warnings.filterwarnings("ignore", message)
         done.enter_context(sdpa_kernel(SDPBackend.MATH))
         done.callback(torch.backends.mha.set_fastpath_enabled, fast)

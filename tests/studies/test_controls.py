@@ -31,19 +31,11 @@ TURNS = {"mnist": "turn_centred", "xor": "turn"}
 OFF = ["newton-mnist", "newton-xor", "activation", "adam-mnist", "adam-xor"]
 EXCEPTIONS = {
     ("liu-2a", "gradient"): NO_DIRECTION,
-    ("liu-2c", "gradient"): NO_DIRECTION,
-    ("liu-2b", "signal_two_1"): NO_DIRECTION,
-    ("liu-2b", "signal_two_2"): NO_DIRECTION,
-    ("liu-2b", "signal_two_3"): NO_DIRECTION,
-    ("beyond-catapult-width", "kernel_largest"): NO_DIRECTION,
-    ("liu-6b", "radius"): NEAR_ONE,
-    ("liu-6e", "radius"): NEAR_ONE,
-    ("liu-7c", "eigenvalue_max"): NEAR_ONE,
+    ("liu-2b", "gradient"): NO_DIRECTION,
+    ("liu-2c", "signal_two_2"): NO_DIRECTION,
+    **{(f"liu-6{end}", "radius"): NEAR_ONE for end in "abc"},
     ("beyond-schedule-kernel", "kernel_cka"): NEAR_ONE,
     ("beyond-schedule-weights", "distance"): NEAR_ONE,
-    ("liu-8a", "linear_error_top_0.25"): UPPER_BOUND,
-    ("liu-8e", "linear_error_top_0.25"): UPPER_BOUND,
-    ("liu-8e", "linear_error_top_8"): UPPER_BOUND,
     ("beyond-gap-size", "error_linear"): FALLING,
     **{
         (f"goldwaser-2-stopped-{part}", metric): AT_THE_START

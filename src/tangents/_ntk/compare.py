@@ -139,9 +139,13 @@ def in_part(module: nn.Module, x: Inputs, few: int, body: Callable, params: Para
                 evaluate(module, params, x)
         except Exception:
             raise error from None
-        line = str(error).strip().split("\n")[0]
         raise ValueError(f"the module takes these {count(x)} examples, and not {few} of them alone:"
-                         f" {line}") from error  # fmt: skip
+                         f" {in_short(error)}") from error  # fmt: skip
+
+
+def in_short(error: Exception) -> str:
+    """What an error says first."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__).split(". ")[0][:200]
 
 
 def refuse(module: nn.Module, params: Params, x: Inputs, unit: float) -> None:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tangents._ntk.inputs import Inputs, tensors
 from tangents._ntk.route import rerouted
 from tangents._ntk.tiles import Tiles
-from tangents.functional import Params, require
+from tangents.functional import Params, differentiable, require
 
 BLOCK = 2000  # rows of a block, unless the budget asks for less
 TOGETHER = 8  # blocks of one row that a worker computes at a time
@@ -137,7 +137,8 @@ def _there(client, part: Path, tiles: Tiles, places: list[Place]) -> Iterator[tu
 
 
 def _alone(part: Path, tiles: Tiles, places: list[Place]) -> list[tuple[Place, int]]:
-    with _ALONE:  # what passes through a module is seen by hooks: threads would mix theirs up
+    # What passes through a module is seen by hooks: threads would mix theirs up.
+    with _ALONE, differentiable(tiles.module):
         return list(_here(part, tiles, places))
 
 

@@ -105,7 +105,7 @@ def _mark(layer: nn.Module, given: Tensor, z: Tensor, n: int, axis: int) -> Tens
     if not (rest[:-1].numel() % n == 0 if folded else rest[:1] == (n,)):
         return None
     v = given.detach().reshape(*lead, n, -1).abs()
-    v = v.to(torch.promote_types(v.dtype, torch.float32))
+    v = v.to(torch.promote_types(v.dtype, torch.float64 if table else torch.float32))
     weights = torch.arange(v.shape[-1], dtype=v.dtype, device=v.device).cos_().add_(1.5)
     return v @ weights
 

@@ -3,8 +3,28 @@
 Layers with a known structure contribute through factors of J (`_ntk.layers`), wherever their
 gradient proves to agree with automatic differentiation; all else comes from the latter.
 
-A route holds for the module as it is, see `signature`. What no attribute of a layer shows escapes
-that: a global that its code reads, what an object that it holds changes of itself.
+*What makes a route valid.* It holds for a module as it is, see `signature` (layers, modes,
+settings, hooks, functions, buffers), for the names and types of the parameters, and for inputs of
+one shape and type; anything else is a new route.
+
+*What is probed*, once a route, near the given weights and on three examples near those given: that
+nothing is drawn from torch's or NumPy's random numbers and no buffer is written into; the outputs
+one by one and in both orders; of each layer of a known kind J^T u, in both orders, with automatic
+differentiation. The coarsest type on the way, autocast's too, says how far numbers may differ: by
+half its digits.
+
+*What each batch is compared for*, see `compare.Batch`: all outputs, in another order and in other
+groups; what enters each structured layer, example by example, by a number that a reordering
+changes; J^T u for up to four examples, for all where rows come example by example; and again random
+numbers and buffers. A structured layer that fails takes the general route from then on, and the
+call begins anew; all else is refused. That costs one pass forward, and one back where rows come
+example by example (`benchmarks/checks.py`).
+
+*What escapes.* Differences below half the digits. Of a stack, networks but the first finite one.
+Inputs of integers that are all equal. A module that changes what it does from call to call of one
+batch without any of the above. Python's own random numbers, if no output changes in the passes that
+are compared. A gradient that its author made differ from the derivative (a straight-through
+estimator) is taken as automatic differentiation has it. Other threads that run the same module.
 """
 
 import math
@@ -18,7 +38,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tangents._ntk.compare import Batch, Truth, in_part, near, refuse, unit_of
+from tangents._ntk.compare import Batch, Truth, in_part, in_short, near, refuse, unit_of
 from tangents._ntk.guard import buffers_aside, guarded, without_chance
 from tangents._ntk.inputs import Inputs, count, each, joined, kind, some, tensors
 from tangents._ntk.layers import (
@@ -231,10 +251,8 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
         for _, truth in truths:
             truth.gradient()
     except RuntimeError as error:
-        line = str(error).strip().split("\n")[0]
-        raise ValueError(f"the module has no gradient by automatic differentiation: {line}") from (
-            error
-        )
+        message = f"the module has no gradient by automatic differentiation: {in_short(error)}"
+        raise ValueError(message) from error
     (_, truth), (_, turned) = truths
     require(bool(truth.value.isfinite().all()), "the output is not finite")
     require(not _reentrant(truth.graph), "a checkpoint inside has no gradient of its parameters: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,54 @@ from typing import Any
 import torch
 
 from tangents.lab.study import ConfigError, LabError
-from tangents.measure import Laziness, measure
+from tangents.laziness import Laziness
+from tangents.measure import measure
 
 
-def measured(network: str, before: Path, after: Path, batch: Path) -> Laziness:
+def measured(
+    network: str,
+    before: Path,
+    after: Path,
+    batch: Path,
+    params: Sequence[str] = (),
+    sums: int | None = None,
+    budget: float | None = None,
+) -> Laziness:
     """`measure` of the module that a "FILE:FUNCTION" builds, with parameters of two state_dicts.
 
-    `batch` holds inputs, or a dict of inputs x and labels y. Raises ConfigError where there is no
-    such function, LabError where files or network cannot be used (one line).
+    `batch` holds inputs, or a dict of inputs x and maybe labels y. Buffers are those after. With
+    patterns of `params` the state_dicts may hold these alone, as adapters' do; the others are as
+    the module was built. Raises ConfigError where there is no such function, LabError where files
+    or network cannot be used (one line).
     """
     states, given = [_loaded(path) for path in (before, after)], _loaded(batch)
-    x, y = (given.get("x"), given.get("y")) if isinstance(given, dict) else (given, None)
-    if x is None or not all(isinstance(state, dict) for state in states):
-        raise LabError("measure: weights must be state_dicts, the batch a tensor or a dict with x")
+    x, y = (
+        (given["x"], given.get("y")) if isinstance(given, dict) and "x" in given else (given, None)
+    )
+    if not all(isinstance(state, dict) for state in states):
+        raise LabError("measure: the weights must be state_dicts")
     try:
         module = _built(network)
-        module.load_state_dict(states[1])  # for its buffers
-        names = [name for name, _ in module.named_parameters()]
-        start, end = ({name: state[name] for name in names} for state in states)
-        return measure(module.eval(), start, end, x, y)
-    except ConfigError:
+        for path, state in zip((before, after), states, strict=True):
+            _fill(module, state, path, bool(params))
+        return measure(module.eval(), *states, x, y, budget, params, sums)
+    except (ConfigError, LabError):
         raise
     except (Exception, SystemExit) as error:  # of a network that is not ours
         reason = " ".join(str(error).split())[:300]
         raise LabError(f"measure: {type(error).__name__}: {reason}") from error
+
+
+def _fill(module: torch.nn.Module, state: dict, path: Path, partial: bool) -> None:
+    """Buffers, and parameters that are not measured: what the state has of them."""
+    lacking, strange = module.load_state_dict(state, strict=False)
+    if strange:
+        known = ", ".join([*module.state_dict()][:3])
+        raise LabError(
+            f"measure: {path} holds {strange[0]!r}: the network's names are {known}, ..."
+        )
+    if lacking and not partial:
+        raise LabError(f"measure: {path} lacks {lacking[0]!r}: --params PATTERN takes some alone")
 
 
 def _loaded(path: Path) -> Any:
@@ -52,4 +77,7 @@ def _built(words: str) -> torch.nn.Module:
     spec = spec_from_file_location("measured", file)
     code = module_from_spec(spec)
     spec.loader.exec_module(code)
-    return getattr(code, name)()
+    found = getattr(code, name)()
+    if not isinstance(found, torch.nn.Module):
+        raise LabError(f"measure: {words} gives a {type(found).__name__}, and no network")
+    return found

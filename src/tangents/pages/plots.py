@@ -50,8 +50,13 @@ def draw(study: Study, name: str, table: Table) -> Figure:
 
 def save(figure: Figure, path: Path) -> Path:
     """Writes the figure on white ground, in the format that the file's name ends with."""
-    if path.suffix[1:].lower() not in FORMATS:
-        raise ConfigError(f"plot: the file must end with .{', .'.join(FORMATS)}, not {path.name}")
+    check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200, facecolor="white")
     return path
+
+
+def check(path: Path) -> None:
+    """ConfigError for a file in no format that figures have."""
+    if path.suffix[1:].lower() not in FORMATS:
+        raise ConfigError(f"plot: the file must end with .{', .'.join(FORMATS)}, not {path.name}")
