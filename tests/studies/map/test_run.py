@@ -46,7 +46,7 @@ def test_each_way_ends_at_the_loss_and_is_measured(way):
 
 def test_small_steps_of_all_kinds_are_the_flow():
     flow = measured()
-    for way in (dict(train="descent", rate=0.01), dict(train="rounds", rounds=60)):
+    for way in (dict(train="descent", rate=0.03), dict(train="rounds", rounds=30)):
         other = measured(**way)
         for metric in ("nonlinear", "turn", "kernel_change", "distance"):
             assert other[metric] == pytest.approx(flow[metric], rel=0.1), (way, metric)

@@ -142,9 +142,13 @@ class Frozen:
         return math.exp(brentq(lambda s: self.loss(math.exp(s)) - loss, low, high, xtol=1e-6))
 
     def outputs(self, loss: float) -> Tensor:
-        """On the test examples, where the loss on the training examples is that; (n, 1)."""
-        time, y = self.model.alpha.double() * self.time(loss), self.start.data.y
-        c = linearised.respond(self.model.spectrum, -y[None], linearised.flow(time))
+        """On the test examples, where the loss on the training examples is that, (n, 1); nan if it
+        never is."""
+        time, y = self.time(loss), self.start.data.y
+        if math.isnan(time):
+            return torch.full_like(self.start.data.y_test, math.nan)
+        gain = linearised.flow(self.model.alpha.double() * time)
+        c = linearised.respond(self.model.spectrum, -y[None], gain)
         return self.start.slopes(self.model.anchor, self.model.jacobian.vjp(-c.to(y)))
 
 
