@@ -15,11 +15,15 @@ MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "myst-nb": "myst_nb"}
 ENGINE = sorted(path.stem for path in (ROOT / "src" / "tangents").glob("[!_]*.py"))
 BLOCKED = """
 import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocker())
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *more):
+        there = name.partition(".")[0] not in {blocked!r}
+        return self.finder.find_spec(name, *more) if there else None
+sys.meta_path[:] = map(Without, sys.meta_path)
 """
 
 

@@ -547,7 +547,7 @@ def main() -> int:
         found, wrong = run(attempts(counts, args.seed, Path(folder)))
     rows = table(found)
     for row in [["attempt", "tried", *OUTCOMES], *rows]:
-        print(f"{row[0]:34}" + "".join(f"{cell!s:>16}" for cell in row[1:]))
+        print(f"{row[0]:40}" + "".join(f"{cell!s:>16}" for cell in row[1:]))
     print(*wrong, sep="\n", file=sys.stderr)
     if args.record:
         record(rows, args.seed)
