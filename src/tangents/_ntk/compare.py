@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import vmap
 
 from tangents._ntk.guard import Misled
-from tangents._ntk.inputs import Inputs, count, some
+from tangents._ntk.inputs import Inputs, count, each, some
 from tangents._ntk.layers import (
+    Marks,
     evaluate,
     general,
     leaves,
@@ -28,10 +30,10 @@ TF32 = 2.0**-10  # rounding of a GPU's fast products of single precision
 class Batch:
     """What is compared at each batch, of a network, or of the first finite one of a stack.
 
-    Of all examples, in another order and in two groups or more: the outputs, and marks of what
-    enters each structured layer; `Misled` by a layer whose rows are not the examples'. Of the first
-    group, J^T u of structured layers with automatic differentiation, and of all where rows come
-    example by example.
+    Of all examples the outputs, and marks of what enters each structured layer, with what they are
+    alone, by `vmap`; where that cannot be, with what they are in other groups and another order,
+    and a few alone. `Misled` by a layer whose rows are not the examples'. Of a few, J^T u of
+    structured layers with automatic differentiation, and of all where rows come example by example.
     """
 
     def __init__(self, route, module, params: Params, x: Inputs, b: int, passed, size: int):
@@ -47,28 +49,36 @@ class Batch:
         done = {qualified(k, p) for k in route.structured for p in owned[k]._parameters}
         self.rest = [k for k in params if k not in done]
         layers = {k: owned[k] for k in route.structured}
-        values, marks, self.truths = [], [], []
+        every, self.truths = [], []
         groups = _groups(len(value), size, value.device)
         for i in groups:
-            names = None if i is groups[0] else self.rest
-            xi = some(x, i)
-            with marked(layers, len(i), 0) as found:
-                if names is None or names:
-                    truth = in_part(module, x, len(i), Truth, self.params, xi, names)
-                    values.append(truth.value)
-                    self.truths.append((i, truth))
-                else:
-                    with torch.no_grad():
-                        values.append(in_part(module, x, len(i), evaluate, self.params, xi))
-            marks.append(found)
-        f = torch.cat(values).to(value.dtype)
-        self.finite = bool(f.isfinite().all())
-        self.largest, floor = self.truths[0][1].sizes() if self.finite else (0.0, 0.0)
-        order = torch.cat(groups)
+            xi, few = some(x, i), len(i)
+            if i is groups[0] or self.rest:
+                names = None if i is groups[0] else self.rest
+                with marked(layers, few, 0) as found:
+                    truth = in_part(module, x, few, Truth, self.params, xi, names)
+                self.truths.append((i, truth))
+                every.append((i, truth.value, found))
+            elif not route.apart:
+                with torch.no_grad(), marked(layers, few, 0) as found:
+                    f = in_part(module, x, few, evaluate, self.params, xi)
+                every.append((i, f, found))
+        largest, floor = self.truths[0][1].sizes()
+        with torch.no_grad():
+            if route.apart:
+                f, found = alone(module, self.params, x, layers, size)
+                every.append((torch.arange(len(f), device=f.device), f, found))
+            for j in () if route.apart else groups[0].split(1):
+                with marked(layers, 1, 0) as found:
+                    f = in_part(module, x, 1, evaluate, self.params, some(x, j))
+                every.append((j, f, found))
+        order, values, marks = zip(*every, strict=True)
+        order, f = torch.cat(order), torch.cat(values).to(value.dtype)
+        self.finite, self.largest = bool(f.isfinite().all()), largest
         rows = (value[order].isfinite() & f.isfinite()).all(-1)
         if not near(value[order][rows], f[rows], self.unit, floor):
             refuse(module, self.params, x, route.unit)
-        again = together(marks)
+        again = together(list(marks))
         wrong = {k for k in layers if not self._alike(passed.marks[k], again.get(k, []), order)}
         if wrong:
             raise Misled(wrong)
@@ -114,6 +124,19 @@ class Batch:
                 return found
         raise ValueError(f"the gradient of {min(wrong)!r} is not what automatic differentiation "
                          "gives for some examples alone: is it coupled between them?")  # fmt: skip
+
+
+def alone(
+    module: nn.Module, params: Params, x: Inputs, layers: dict, size: int
+) -> tuple[Tensor, Marks]:
+    """The outputs of each example in a batch of its own, and marks of what enters layers."""
+
+    def one(xi: Inputs) -> tuple[Tensor, Marks]:
+        with marked(layers, 1, 0) as found:
+            f = evaluate(module, params, each(xi, lambda v: v.unsqueeze(0)))
+        return f.squeeze(0), {k: [v.squeeze(0) for v in calls] for k, calls in found.items()}
+
+    return vmap(one, chunk_size=size)(x)
 
 
 def _groups(n: int, size: int, device: torch.device) -> list[Tensor]:

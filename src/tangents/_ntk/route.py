@@ -13,10 +13,11 @@ one by one and in both orders; of each layer of a known kind J^T u, in both orde
 differentiation. The coarsest type on the way, autocast's too, says how far numbers may differ: by
 half its digits.
 
-*What each batch is compared for*, see `compare.Batch`: all outputs, in another order and in other
-groups; what enters each structured layer, example by example, by a number that a reordering
-changes; J^T u for up to four examples, for all where rows come example by example; and again random
-numbers and buffers. A structured layer that fails takes the general route from then on, and the
+*What each batch is compared for*, see `compare.Batch`: all outputs with what each is alone, by
+`vmap`, or for modules that it does not take in another order and other groups, four alone; what
+enters each structured layer, example by example, by a number that a reordering changes; J^T u for
+up to four examples, for all where rows come example by example; and again random numbers and
+buffers. A structured layer that fails takes the general route from then on, and the
 call begins anew; all else is refused. That costs one pass forward, and one back where rows come
 example by example (`benchmarks/checks.py`).
 
@@ -38,7 +39,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tangents._ntk.compare import Batch, Truth, in_part, in_short, near, refuse, unit_of
+from tangents._ntk.compare import Batch, Truth, alone, in_part, in_short, near, refuse, unit_of
 from tangents._ntk.guard import buffers_aside, guarded, without_chance
 from tangents._ntk.inputs import Inputs, count, each, joined, kind, some, tensors
 from tangents._ntk.layers import (
@@ -93,6 +94,7 @@ class Route(NamedTuple):
     long: bool  # whether there are long rows
     images: bool = False  # whether convolutions get their images channels last, as they like them
     batched: bool = True  # whether the general rows come right for all examples at once
+    apart: bool = False  # whether `vmap` gives the outputs of each example alone
     stacks: bool = False  # whether the module takes a stack of networks as it is
 
     @classmethod
@@ -244,7 +246,7 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
     n, order = count(x), torch.arange(count(x) - 1, -1, -1, device=tensors(x)[0].device)
     with torch.no_grad(), _Coarsest() as coarsest:
         single = (some(x, slice(i, i + 1)) for i in range(n))
-        alone = torch.cat([in_part(module, x, 1, evaluate, params, xi) for xi in single])
+        by_one = torch.cat([in_part(module, x, 1, evaluate, params, xi) for xi in single])
     unit = coarsest.unit
     try:
         truths = [(v, Truth(module, params, _watched(v))) for v in (x, some(x, order))]
@@ -258,7 +260,7 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
     require(not _reentrant(truth.graph), "a checkpoint inside has no gradient of its parameters: "
             "give it use_reentrant=False")  # fmt: skip
     for f in (truth.value, turned.value.flip(0)):
-        if not near(alone, f, unit_of(unit, f)):
+        if not near(by_one, f, unit_of(unit, f)):
             refuse(module, params, x, unit)
     known = frozenset(candidates(module, params) - set(barred))
     images, least = _has_images(module, x), 0.01 * truth.sizes()[0]
@@ -307,7 +309,19 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
         long=any(b.shape[-1] > LONG for b in signals),
         images=images,
         batched=right == set(names),
+        apart=_apart(module, params, x, trusted, by_one, unit),
     )
+
+
+def _apart(module, params: Params, x: Inputs, names, want: Tensor, unit: float) -> bool:
+    """Whether `vmap` gives the outputs `want` that examples have one by one."""
+    layers = {k: v for k, v in owners(module).items() if k in names}
+    try:
+        with torch.no_grad():
+            f, _ = alone(module, params, x, layers, len(want))
+    except Exception:  # whatever it is that vmap cannot do
+        return False
+    return near(f, want, unit_of(unit, want))
 
 
 def _watched(x: Inputs) -> Inputs:
