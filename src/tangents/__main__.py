@@ -429,7 +429,7 @@ def measure_options(command: Parser, _: object) -> None:
     text = "kernels of so many random sums of the outputs, where these are very many"
     option("--sums", type=_positive, metavar="N", help=text)
     text = "bytes that kernels may take (default a quarter of those free)"
-    option("--budget", type=_positive, metavar="BYTES", help=text)
+    option("--budget", type=float, metavar="BYTES", help=text)
     option("--plot", type=Path, metavar="FILE", help="a picture, .png, .svg or .pdf")
     option("--json", action="store_true", help="print JSON instead of tables")
 

@@ -184,10 +184,10 @@ def linearise(module: nn.Module, params0: Params) -> Function:
     Source: Lee et al. (2019), eq. (3).
     """
 
-    def f(params: Params, x: Tensor) -> Tensor:
+    def f(params: Params, x: Any) -> Tensor:
         return call(module, params, x)
 
-    def f_lin(params: Params, x: Tensor) -> Tensor:
+    def f_lin(params: Params, x: Any) -> Tensor:
         shift = difference(params, params0)
         with differentiable(module):
             value, slope = torch.func.jvp(lambda p: f(p, x), (params0,), (shift,))

@@ -55,7 +55,7 @@ class Laziness(dict[str, Measured]):
         lines = [f"{WORDS[name]:{width}}  {measured}" for name, measured in self.items()]
         if self.layers:
             heads = "".join(f"{words:>{SPACE}}" for words in OF_LAYERS.values())
-            lines += ["", f"{'share of the trace, and turn, of':{width}}{heads}"]
+            lines += ["", f"{'by layer: of the trace; 1 - CKA':{width}}{heads}"]
         for name, row in self.largest(SHOWN).items():
             cells = (f"{row[k].value:.3g}" if k in row else "-" for k in OF_LAYERS)
             cells = "".join(f"{cell:>{SPACE}}" for cell in cells)

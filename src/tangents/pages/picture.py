@@ -15,16 +15,16 @@ SHOWN = 10  # layers, those with the largest shares
 WHOLE = {
     "nonlinear": "nonlinear share $R$",
     "turn": "turn of the kernel",
-    "turn_centred": "of the centred one",
-    "turn_hidden": "of hidden layers",
+    "turn_centred": "turn of the centred one",
+    "turn_hidden": "turn of hidden layers",
     "alignment_before": "alignment, before",
-    "alignment_after": "after",
-    "error_before": "error of the kernel, before",
-    "error_after": "after",
+    "alignment_after": "alignment, after",
+    "error_before": "error of kernel, before",
+    "error_after": "error, after",
 }
 LAYERS = {
     "share_before": "share of the kernel's trace, before",
-    "share_after": "after",
+    "share_after": "the same, after",
     "turn": "turn of its part, 1 − CKA",
 }
 
@@ -43,8 +43,7 @@ def picture(found: Laziness) -> Figure:
     axes[1].set_yticks(range(len(rows)), [name or "the module itself" for name in rows])
     axes[1].set_ylim(len(rows) - 0.5, -0.5)
     axes[1].set_xlim(0)
-    axes[1].legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=1)
-    fig.get_layout_engine().set(h_pad=0.1)
+    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower right", fontsize=9)
     return fig
 
 
