@@ -20,7 +20,7 @@ STYLE = """
 .plane .band {fill: currentColor; opacity: .08}
 .plane .ring {fill: none; stroke: currentColor; stroke-width: 2}
 .plane svg:focus-visible {outline: 2px solid currentColor}
-.plane .row {display: flex; flex-wrap: wrap; gap: .4rem .9rem; margin: .4rem 0}
+.plane .choices {display: flex; flex-wrap: wrap; gap: .4rem .9rem; margin: .4rem 0}
 .plane select {max-width: 100%; font: inherit}
 .plane button {font: inherit; font-size: .85em; background: none; color: inherit; cursor: pointer;
   border: 1px solid currentColor; border-radius: .4rem; padding: .05rem .45rem}
@@ -88,9 +88,9 @@ def plane(
     )
     script = files(__package__).joinpath("plane.js").read_text()
     return HTML(
-        f'<style>{STYLE}</style><div class="plane" id="{name}"><div class="row">{chosen}</div>'
+        f'<style>{STYLE}</style><div class="plane" id="{name}"><div class="choices">{chosen}</div>'
         f'<svg class="chart" tabindex="0" role="application" aria-label="{escape(alt)}"></svg>'
-        f'<div class="row" role="group" aria-label="shown">{buttons}</div>'
+        f'<div class="choices" role="group" aria-label="shown">{buttons}</div>'
         '<output aria-live="polite">Point at a network, or go from one to the next by the arrow '
         "keys.</output>"
         f'<script type="application/json">{_json(data)}</script></div>'

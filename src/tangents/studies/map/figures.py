@@ -2,7 +2,7 @@
 need them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from tangents.studies.map.claims import (
 )
 
 GAIN = "gain over the frozen kernel (points)"
+UP = "gain (points)"
 KNOBS = {
     "alpha": "output scale", "width": "width", "depth": "depth", "init": "initialisation",
     "activation": "activation", "rounds": "linearisations", "damping": "Gauss–Newton",
@@ -42,6 +43,17 @@ PAPERS = {
     "Fort et al.: descent, momentum": dict(part=("descent", "momentum"), alpha=1.0),
     "Huang et al.: orthogonal weights": dict(part="init", draw="orthogonal", alpha=1.0),
 }
+
+
+SHORT = [r"$R$", r"$1-\cos$", r"$1-$CKA", "change of kernel", "way of weights", "hidden layers",
+         "alignment", r"$\alpha$ itself", "last kernel"]  # fmt: skip
+
+
+def column(rows: int, height: float) -> tuple[Figure, Sequence]:
+    """Panels below one another, as wide as a phone."""
+    fig, axes = draw.panels(1, rows=rows, height=height)
+    fig.set_figwidth(3.75)
+    return fig, axes
 
 
 def cells(runs: Runs) -> pd.DataFrame:
@@ -83,16 +95,17 @@ def _square(x: np.ndarray) -> np.ndarray:
 def headline(t: Table) -> Figure:
     """The gain of all knobs against one measure, on two tasks."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names), height=4.2)
+    fig, axes = column(len(names), height=4.2)
     for ax, name in zip(axes, names, strict=True):
         runs, measure = stable(t, name), BEST[name]
         scattered(ax, cells(runs), measure)
         at = np.sort(runs[measure])
         ax.plot(at, smooth(runs[measure], runs["value"], at), color="0.2", lw=1.5)
         ax.axhline(0, **draw.MARK)
-        ax.set(xlabel=MEASURES[measure], ylabel=GAIN)
+        ax.set(xlabel=MEASURES[measure], ylabel=UP)
         ax.set_xscale("function", functions=(_root, _square))
         ax.set_xlim(0, 1.05 * at[-1])
+        ax.set_xticks([v for v in (0, 0.02, 0.1, 0.2, 0.4, 0.6) if v < at[-1]])
         ax.set_title(TASKS[name], fontsize=11)
     knobs(fig, axes[0])
     return fig
@@ -100,14 +113,14 @@ def headline(t: Table) -> Figure:
 
 def knobs(fig: Figure, ax) -> None:
     """The legend of all marks, above the panels."""
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8.5,
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8,
                handletextpad=0.1, columnspacing=0.8)  # fmt: skip
 
 
 def measures(t: Table) -> Figure:
     """What each measure foretells of a knob that it was not fitted to."""
     names, shown = present(t, "mnist", "xor", "cifar-10"), [*MEASURES, "log_alpha", "final"]
-    fig, (ax,) = draw.panels(1, height=5.2)
+    fig, (ax,) = column(1, height=4.6)
     for place, name in enumerate(names):
         runs = stable(t, name)
         gain = 100 * (runs["error_linear"] - runs["error_final"])
@@ -117,13 +130,12 @@ def measures(t: Table) -> Figure:
         at = np.arange(len(shown)) + 0.22 * (place - (len(names) - 1) / 2)
         ax.errorbar(value[0], at, xerr=[value[0] - value[1], value[2] - value[0]], ls="", capsize=2,
                     label=TASKS[name], **draw.look(place))  # fmt: skip
-    words = [*MEASURES.values(), r"output scale $\alpha$ itself", "gain of the last kernel"]
-    ax.set_yticks(range(len(shown)), words, fontsize=9)
+    ax.set_yticks(range(len(shown)), SHORT)
     ax.axvline(0, **draw.MARK)
     ax.set(
         xlim=(-0.55, 1.02), ylim=(len(shown) - 0.5, -0.5), xlabel="foretold of other knobs, $R^2$"
     )
-    fig.legend(loc="outside upper center", ncols=len(names), fontsize=8.5, columnspacing=0.8)
+    fig.legend(loc="outside upper center", ncols=2, fontsize=8.5, columnspacing=0.8)
     return fig
 
 
@@ -134,7 +146,7 @@ def above(runs: Runs, measure: str, part: str) -> Estimate:
 def offenders(t: Table) -> Figure:
     """How far above the curve of the others each knob gains."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names), height=3.4)
+    fig, axes = column(len(names), height=3.4)
     for ax, name in zip(axes, names, strict=True):
         runs = stable(t, name)
         parts = [part for part in KNOBS if part in set(runs["part"])]
@@ -144,7 +156,7 @@ def offenders(t: Table) -> Figure:
                         capsize=3, color=COLOURS[part])  # fmt: skip
         ax.set_yticks(range(len(parts)), [KNOBS[part] for part in parts])
         ax.axvline(0, **draw.MARK)
-        ax.set(ylim=(len(parts) - 0.5, -0.5), xlabel="gain above the curve of all others (points)")
+        ax.set(ylim=(len(parts) - 0.5, -0.5), xlabel="gain above the curve (points)")
         ax.set_title(TASKS[name], fontsize=11)
     return fig
 
@@ -153,7 +165,7 @@ def labels(t: Table) -> Figure:
     """The gain along the output scale for labels of three kinds, against R; and against the share
     of wrong labels, at two training losses."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names) + 1, height=3.5)
+    fig, axes = column(len(names) + 1, height=3.5)
     for ax, name in zip(axes, names, strict=False):
         for place, (flipped, words) in enumerate(WRONG.items()):
             runs = plane(t, name, flipped, part="alpha")
@@ -161,9 +173,10 @@ def labels(t: Table) -> Figure:
             at = [r["nonlinear"].mean() for r in each]
             draw.bars(ax, at, [r.mean() for r in each], place, label=words, ls="-", lw=0.8)
         ax.axhline(0, **draw.MARK)
-        ax.set(xlabel=MOVED, ylabel=GAIN)
+        ax.set(xlabel=MOVED, ylabel=UP)
         ax.set_title(TASKS[name], fontsize=11)
-    axes[0].legend(fontsize=9)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3,
+               fontsize=8, columnspacing=0.8)  # fmt: skip
     noise(axes[-1], t)
     return fig
 
@@ -179,7 +192,7 @@ def noise(ax, t: Table) -> None:
         means = [runs.where(flipped=share).mean() for share in shares]
         draw.bars(ax, np.add(shares, 0.004 * place), means, place + 3, label=words, ls="-", lw=0.8)
     ax.axhline(0, **draw.MARK)
-    ax.set(xlabel="share of wrong labels", ylabel=GAIN)
+    ax.set(xlabel="share of wrong labels", ylabel=UP)
     ax.set_title("MNIST parity", fontsize=11)
     ax.legend(fontsize=8.5)
 
@@ -187,7 +200,7 @@ def noise(ax, t: Table) -> None:
 def final(t: Table) -> Figure:
     """The gain of the network against that of the machine of its last kernel."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names), height=3.8)
+    fig, axes = column(len(names), height=3.8)
     for ax, name in zip(axes, names, strict=True):
         table = cells(stable(t, name))
         table = table.assign(machine=100 * (table["error_linear"] - table["error_final"]))
@@ -197,7 +210,7 @@ def final(t: Table) -> Figure:
         ax.plot(machine, wrong["value"], "x", color="0.3", label="a fifth of labels wrong")
         ends = [min(0, table["machine"].min()), table["machine"].max()]
         ax.plot(ends, ends, **draw.MARK)
-        ax.set(xlabel="gain of the last kernel's machine (points)", ylabel=GAIN)
+        ax.set(xlabel="gain of the last kernel (points)", ylabel=UP)
         ax.set_title(TASKS[name], fontsize=11)
     knobs(fig, axes[0])
     return fig
@@ -214,7 +227,7 @@ def of_paper(table: pd.DataFrame, **fields) -> pd.Series:
 def papers(t: Table) -> Figure:
     """Which part of the plane the knob of each paper reaches, on two tasks."""
     names = present(t, "mnist", "xor")
-    fig, axes = draw.panels(1, rows=len(names), height=3.0)
+    fig, axes = column(len(names), height=3.0)
     for ax, name in zip(axes, names, strict=True):
         table = cells(plane(t, name))
         for y, (place, fields) in enumerate(enumerate(PAPERS.values())):
