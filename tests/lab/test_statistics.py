@@ -135,10 +135,16 @@ def test_the_smooth_function_is_a_linear_spline_in_ranks():
     x = np.sort(x)
     y = np.sin(3 * x) + 0.1 * noise
     rank = (stats.rankdata(x) - 1) / (len(x) - 1)
-    knots = np.r_[0, np.linspace(0, 1, KNOTS), 1]
+    knots = np.r_[0, np.linspace(0, len(x) - 1, KNOTS).round() / (len(x) - 1), 1]
     assert smooth(x, y, x) == pytest.approx(make_lsq_spline(rank, y, knots, k=1)(rank))
     beyond = smooth(x, y, [-9, x.min(), x.max(), 9])
     assert beyond[0] == beyond[1] and beyond[2] == beyond[3]
+
+
+def test_tied_values_fix_the_function_between_and_beyond_them():
+    x, y = [0.1] * 30 + [1.0] * 20, [14.0] * 30 + [4.0] * 20
+    assert smooth(x, y, [0.01, 0.1, 0.3, 1.0, 10.0]) == pytest.approx([14, 14, 8, 4, 4])  # by rank
+    assert smooth([2.0] * 5, [1.0, 2, 3, 4, 5], [0.0, 2.0, 9.0]) == pytest.approx([3, 3, 3])
 
 
 def test_a_function_of_x_alone_is_explained_whatever_the_group():
@@ -159,7 +165,8 @@ def test_shares_are_those_of_least_squares():
     x, group, noise = planted()
     y = x + (group == 2) + 0.1 * noise
     rank = (stats.rankdata(x) - 1) / (len(x) - 1)
-    hats = [np.interp(rank, np.linspace(0, 1, KNOTS), hat) for hat in np.eye(KNOTS)]
+    knots = np.linspace(0, len(x) - 1, KNOTS).round() / (len(x) - 1)
+    hats = [np.interp(rank, knots, hat) for hat in np.eye(KNOTS)]
     design = np.column_stack([*hats, *(group == k for k in range(3))]).astype(float)
     rest = y - design @ np.linalg.pinv(design) @ y
     found = explained(x, y, group)

@@ -105,11 +105,18 @@ def explained(x: Sequence[float], y: Sequence[float], group: Sequence) -> Explai
 
 
 def _hats(x: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """Hat functions (n, KNOTS) of the rank that x has among those fitted; they sum to one."""
+    """Hat functions (n, knots) of the rank that x has among those fitted; they sum to one. Each
+    knot is the rank of one fitted, at equal distances; where many are tied, these are fewer."""
     known = np.sort(fitted)
+    places = np.linspace(0, len(known) - 1, KNOTS).round().astype(int)
+    knots, u = np.unique(_ranks(known, known)[places]), _ranks(x, known)
+    return np.stack([np.interp(u, knots, hat) for hat in np.eye(len(knots))], 1)
+
+
+def _ranks(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where x stand among those known, which are sorted: from 0 to 1, ties in their middle."""
     below, upto = np.searchsorted(known, x, "left"), np.searchsorted(known, x, "right")
-    u, knots = (below + upto - 1) / 2 / max(len(known) - 1, 1), np.linspace(0, 1, KNOTS)
-    return np.stack([np.interp(u, knots, hat) for hat in np.eye(KNOTS)], 1)
+    return (below + upto - 1) / 2 / max(len(known) - 1, 1)
 
 
 def smooth(x: Sequence[float], y: Sequence[float], at: Sequence[float]) -> np.ndarray:
