@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.util import logging
 
 from tangents import studies
 from tangents.lab import evidence
@@ -26,6 +27,7 @@ from tangents.lab.study import Study
 from tangents.pages import rows
 from tangents.pages.tables import anchor, plain_id
 
+log = logging.getLogger(__name__)
 LEDGER = "book/claims"
 TABLE = 'class="dataframe ledger"'
 ROW = re.compile(r'<tr id="([^"]+)"')
@@ -131,6 +133,9 @@ class Proofs:
             yield f'<a href="{to}#{figure}">figure {number}</a>'
 
     def _code(self, study: str, claim: str) -> str:
+        if claim not in dict(anchors(source(study, "claims").read_text("utf-8"))):
+            log.warning("the ledger shows a claim that %s no longer makes: %s; execute it anew",
+                        study, claim)  # fmt: skip
         return f'<a href="{self._uri(source_page(study, "claims"))}.html#{claim}">code</a>'
 
 
