@@ -32,8 +32,11 @@ LAYERS = {
 def picture(found: Laziness) -> Figure:
     """What was measured with its intervals, and below it layer by layer."""
     rows = found.largest(SHOWN)
-    fig, axes = panels(1, 0.28 * (len(WHOLE) + 3 * len(rows)) / 2 + 0.6, 2)
     known = {name: words for name, words in WHOLE.items() if name in found}
+    heights = [0.25 * len(known) + 0.6, 0.4 * len(rows) + 0.6]
+    fig, axes = panels(1, (sum(heights) + 0.7) / 2, 2)
+    fig.set_figwidth(5.6)  # names of layers are long
+    axes[0].get_gridspec().set_height_ratios(heights)
     _draw(axes[0], [found[name] for name in known], np.arange(len(known)), None)
     axes[0].set_yticks(range(len(known)), known.values())
     axes[0].set_ylim(len(known) - 0.5, -0.5)
