@@ -235,7 +235,8 @@ def test_what_fails_in_single_precision_is_done_in_double(monkeypatch, unchecked
 
 def test_batches_fit_and_shuffled_labels_teach_nothing(unchecked):
     conv = Lazy(network="conv", dataset="mnist", dynamics="batches", loss="hinge", pca=0, width=3,
-                activation="relu", tolerance=INF, n=20, n_test=60, max_steps=1000, seed=1000)  # fmt: skip
+                activation="relu", tolerance=INF, n=20, n_test=60, max_steps=1000,
+                seed=1000)  # fmt: skip
     (found,) = rows_of(conv)
     assert found["converged"] == 1 and found["error"] < 0.45 and found["kernel_change"] > 0
     (found,) = rows_of(replace(conv, max_steps=3))

@@ -61,8 +61,8 @@ INF = math.inf
 # border's exponent +-0.12 at widths of 100 to 400; the gap at one width +-0.5 points, its slope
 # +-0.4 points a doubling, so that the paper's 0.17 is out of reach; variances +-0.3 in the
 # exponent; times, kernel and weights +-0.05 in the exponents in scale, +-0.15 in width. After a
-# first look at eight draws (six of the members) borders, members and shuffled labels got more, once,
-# and the frozen kernels other draws and 1000 images in place of 300.
+# first look at eight draws (six of the members) borders, members and shuffled labels got more, and
+# the frozen kernels other draws and 1000 images in place of 300; there was no second.
 SEEDS, FEW, LEAST = range(100, 108), range(100, 106), range(100, 104)
 MORE, DRAWS, OTHERS = range(100, 120), range(100, 112), range(120, 126)
 SMALL = dict(n=200, n_test=1000)

@@ -258,8 +258,8 @@ def frozen(t: Table) -> Figure:
 
 
 def shape(t: Table) -> Figure:
-    """One network's kernel before and after training: the matrix, images by digit, odd ones first;
-    and the images along its two leading eigenfunctions."""
+    """One network's centred kernel before and after training: the matrix, images by digit, odd ones
+    first; and the images along its two leading eigenfunctions."""
     with draw.matplotlib.rc_context(draw.STYLE):
         fig = Figure(figsize=(NARROW, 4.4), layout="constrained")
         axes = fig.subplots(2, 2)
@@ -267,6 +267,7 @@ def shape(t: Table) -> Figure:
     y = t.array(run["run_id"], "test_label")
     for column, name in enumerate(("first", "last")):
         k = t.array(run["run_id"], f"kernel_{name}")
+        k = k - k.mean(0) - k.mean(1)[:, None] + k.mean()
         digit = (run["n"] + np.arange(len(k))) % 10  # tasks interleave the classes
         order = np.lexsort((digit, -y[: len(k)]))
         matrix, points = axes[:, column]
@@ -280,10 +281,10 @@ def shape(t: Table) -> Figure:
             points.plot(*vectors[chosen][:, [-1, -2]].T, draw.MARKERS[place], ms=3.5, alpha=0.7,
                         color=draw.PALETTE[place], label=label)  # fmt: skip
         share = values[-2:].sum() / values.sum()
-        points.set(xticks=[], yticks=[], xlabel=f"two of {share:.0%} of the trace")
+        points.set(xticks=[], yticks=[], xlabel=f"{share:.0%} of the trace")
     axes[1, 0].legend(fontsize=9)
     axes[1, 0].set_ylabel("eigenfunction 2 over 1")
-    axes[0, 0].set_ylabel("odd digits | even digits")
+    axes[0, 0].set_ylabel("even digits | odd digits")
     return fig
 
 
