@@ -13,14 +13,18 @@ NOTEBOOKS := $(sort $(wildcard book/*.ipynb))
 PIP       := $(BIN)/python -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help install data book test notebooks reproduce gpu lint clean
+.PHONY: help install data book pdf links test notebooks reproduce gpu break seal lint clean
 
 help:
 	@echo "make book                    build the book in _build/html"
+	@echo "make pdf                     the book as one PDF, with Chromium or Chrome"
+	@echo "make links                   do the links to other sites lead somewhere?"
 	@echo "make test                    unit tests, then every notebook re-executed and compared"
 	@echo "make notebooks               execute the notebooks in place"
 	@echo "make reproduce PRESET=book   compute every published run, then execute the notebooks"
 	@echo "make gpu OUT=folder          tests, kernels and paper runs on a GPU, with PYTHON as it is"
+	@echo "make break                   kill, mistreat and damage it; ARGS='--kills 100 --inputs 200 --flips 300'"
+	@echo "make seal                    checksums of tables of measurements that were changed by hand"
 	@echo "make lint                    ruff"
 	@echo "make clean                   remove what was built (data and finished runs stay)"
 	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) ARGS='$(ARGS)'"
@@ -44,6 +48,12 @@ book: data
 	$(BIN)/jupyter-book build . --all -W -n --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+pdf: install
+	$(BIN)/python tools/pdf.py _build/book.pdf
+
+links: install
+	$(BIN)/jupyter-book build . --builder linkcheck -q
+
 test: data
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS)
@@ -62,6 +72,13 @@ reproduce: data
 
 gpu:
 	$(PYTHON) tools/gpu.py run $(OUT) $(ARGS)
+
+break: install
+	$(BIN)/python tools/breaking.py $(ARGS)
+
+seal: install
+	@$(BIN)/python -c 'from pathlib import Path; from tangents.lab.store import seal; \
+	    [seal(table) for table in Path("data/results").glob("b*.csv")]'
 
 lint: install
 	$(BIN)/python -m ruff check .

@@ -20,6 +20,7 @@ from problems import CASES, Case, operations
 from tangents.curvature import gauss_newton
 from tangents.empirical import jacobian, ntk
 from tangents.lab.provenance import commit, device_name
+from tangents.lab.store import seal
 from tangents.losses import SQUARED
 
 REPEATS, ENOUGH = 5, 8.0  # calls at most, seconds after which none follows
@@ -105,6 +106,7 @@ def main() -> None:
         print({k: rows[-1].get(k) for k in ("model", "n", "outputs", "seconds", "share of peak",
                                             "memory gb", "note")}, flush=True)  # fmt: skip
         pd.DataFrame(rows).to_csv(args.table, index=False, float_format="%.4g")
+        seal(args.table)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ import psutil
 from peers import BUILD, measured
 from problems import CASES, Case, operations, passes
 
+from tangents.lab.store import seal
+
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count()))
 LIMIT = 45.0  # seconds a process, building and comparing included
 REPEATS, ENOUGH = 5, 8.0  # calls; fewer where they have taken so many seconds
@@ -220,6 +222,7 @@ def main() -> None:
             rows = compare(case, list(BUILD[case.task]), table)
             table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
         table.to_csv(args.table, index=False, float_format="%.4g")
+        seal(args.table)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from problems import Case, operations
 
 from tangents._ntk.disk import ntk_on_disk
 from tangents.empirical import ntk
+from tangents.lab.store import seal
 
 BUDGET = 2e9  # bytes
 
@@ -62,6 +63,7 @@ def main() -> None:
         "deviation": ((got - want).abs().max() / want.abs().max()).item(),
     }
     pd.DataFrame([row]).to_csv(args.table, index=False, float_format="%.3g")
+    seal(args.table)
     print(row)
 
 

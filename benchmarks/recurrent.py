@@ -18,6 +18,7 @@ import torch
 
 from tangents.functional import tile_rows
 from tangents.lab.provenance import commit, device_name
+from tangents.lab.store import seal
 from tangents.recurrent import TILE, Recurrent
 
 N, STEPS = 2000, 100
@@ -108,6 +109,7 @@ def main() -> None:
         old = pd.read_csv(args.table)
         frame = pd.concat([old[old["device"] != frame["device"].iloc[0]], frame])
     frame.to_csv(args.table, index=False, float_format="%.4g")
+    seal(args.table)
     print(frame.drop(columns=["torch", "commit"]).to_string(index=False))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tangents.curvature import (
     output_hessian_top,
 )
 from tangents.empirical import jacobian, ntk
-from tangents.functional import linearise, select, stack
+from tangents.functional import differentiable, linearise, select, stack
 from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.linearised import (
     descend_outputs,
@@ -28,7 +29,7 @@ from tangents.linearised import (
     spectrum,
     stable_rate,
 )
-from tangents.losses import CROSS_ENTROPY, SQUARED, newton
+from tangents.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, OUTPUT_LOSSES, SQUARED, newton
 from tests.cases import (
     STACKS,
     Applied,
@@ -48,8 +49,7 @@ PARAMS = models.initialise(NET, 0)
 STACK = stack([models.initialise(NET, seed) for seed in (0, 1)])
 X = normal(N, 3, seed=2)
 Y = torch.eye(C, dtype=torch.float64)[[0, 2, 1, 2]]
-LOSSES = {"squared": SQUARED, "cross-entropy": CROSS_ENTROPY}
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+every_loss = pytest.mark.parametrize("loss", OUTPUT_LOSSES.values(), ids=OUTPUT_LOSSES)
 
 
 def dense_jacobian(params):
@@ -75,11 +75,11 @@ def test_a_loss_knows_its_derivatives(loss):
     f, y = 2 * normal(5, C), torch.softmax(normal(5, C, seed=1), -1)
     close(loss.gradient(f, y), torch.func.grad(lambda f: loss.value(f, y).sum())(f))
     for i in range(5):
-        H = hessian(lambda v, i=i: loss.value(v, y[i]))(f[i])
+        H = hessian(lambda v, i=i: loss.value(v[None], y[i][None]).sum())(f[i])
         close(loss.root(f)[i] @ loss.root(f)[i].mT, H)
     got = (loss.root(f) @ loss.whitened(f, y).unsqueeze(-1)).squeeze(-1)
     close(got, loss.gradient(f, y))
-    assert loss.curved == (loss is CROSS_ENTROPY)
+    assert loss.curved == (loss is not SQUARED)
 
 
 def test_cross_entropy_of_certain_outputs_is_finite():
@@ -87,7 +87,53 @@ def test_cross_entropy_of_certain_outputs_is_finite():
     for each in (CROSS_ENTROPY.value(f, y), CROSS_ENTROPY.gradient(f, y), CROSS_ENTROPY.root(f)):
         assert each.isfinite().all()
     assert CROSS_ENTROPY.whitened(f, y)[0].abs().max() < 1e-50
-    close(CROSS_ENTROPY.whitened(f, y)[1].norm().log(), torch.tensor(250.0).double(), 1, 0.1)
+    floor = -math.log(torch.finfo(f.dtype).tiny) / 4
+    close(CROSS_ENTROPY.whitened(f, y)[1].norm().log(), torch.tensor(floor).double(), 1, 0.1)
+    f[1, 1] = 300.0
+    close(CROSS_ENTROPY.whitened(f, y)[1].norm().log(), torch.tensor(150.0).double(), 1, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_cross_entropy_is_that_of_torch_at_any_logit(dtype):
+    f = torch.tensor([-1e3, -50.0, -18.0, -0.3, 0.0, 2.0, 18.0, 50.0, 1e3])
+    for label in (0.0, 1.0, 0.3):
+        y = torch.full_like(f, label)
+        wide = f.double().requires_grad_()
+        want = nn.functional.binary_cross_entropy_with_logits(wide, y.double(), reduction="none")
+        (slope,) = torch.autograd.grad(want.sum(), wide)
+        given = f.to(dtype), y.to(dtype)
+        for shape in ((-1,), (-1, 1)):  # one logit an example
+            got = [v.view(shape) for v in given]
+            value = BINARY_CROSS_ENTROPY.value(*got)
+            assert torch.allclose(value.double(), want.detach(), rtol=4 * torch.finfo(dtype).eps)
+            gradient = BINARY_CROSS_ENTROPY.gradient(*got)
+            assert gradient.shape == got[0].shape
+            assert torch.allclose(gradient.flatten().double(), slope, atol=2e-7, rtol=1e-6)
+            S, w = BINARY_CROSS_ENTROPY.root(got[0]), BINARY_CROSS_ENTROPY.whitened(*got)
+            assert S.isfinite().all() and w.isfinite().all()
+            back = (S @ w.unsqueeze(-1)).flatten().double()
+            assert torch.allclose(back, slope, atol=2e-7, rtol=1e-6)
+    p = torch.sigmoid(f.double()[2:7])  # where it is not below the least that counts
+    H = BINARY_CROSS_ENTROPY.root(f.to(dtype)[2:7]).flatten().square().double()
+    assert torch.allclose(H, p * torch.sigmoid(-f.double()[2:7]), rtol=1e-5)
+
+
+@every_loss
+def test_what_are_no_outputs_and_targets_of_it_is_refused(loss):
+    f, y = normal(4, C), torch.softmax(normal(4, C, seed=1), -1)
+    for function in (loss.value, loss.gradient, loss.whitened):
+        for bad in (y[0], y[:, :1], y[:1], y.mT, y[:, 0]):
+            with pytest.raises(ValueError, match=r"^y must have the shape of the outputs, \(4, 3"):
+                function(f, bad)
+        with pytest.raises(ValueError, match=r"^y must have the shape of the outputs, \(4,\), got"):
+            function(f[:, 0], y[:, :1])
+        with pytest.raises(ValueError, match="one dtype on one device, got f"):
+            function(f, y.float())
+        close(function(torch.stack([f, f]), y)[1], function(f, y))
+    if loss is not SQUARED:
+        for bad in (2 * y - 1, 1.01 * y.round(), y * torch.nan):
+            with pytest.raises(ValueError, match=r"^the targets must be probabilities"):
+                newton(loss, f, bad)
 
 
 # ---- Lanczos
@@ -320,8 +366,51 @@ def test_gauss_newton_refuses():
         gauss_newton(t, Y[:2], SQUARED)
     with pytest.raises(ValueError, match=r"the targets must be probabilities"):
         gauss_newton(t, 2 * Y, CROSS_ENTROPY)
-    with pytest.raises(ValueError, match=r"damping must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"damping must be finite and at least 0, got -1"):
         gauss_newton(t, Y, SQUARED, damping=-1.0)
+
+
+CURVED = {name: loss for name, loss in OUTPUT_LOSSES.items() if loss.curved}
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("gap", [18.0, 60.0, 1e3])
+@pytest.mark.parametrize("sure", ["right", "wrong", "some"])
+@pytest.mark.parametrize("loss", CURVED.values(), ids=CURVED)
+def test_gauss_newton_of_a_sure_network_in_single_precision(loss, sure, gap, dense):
+    """-J^T (H K + damping)^-1 g by dense algebra in double precision, with g = p - y from the
+    probabilities of what is not right, which does not cancel."""
+    t, J = jacobian(NET, PARAMS, X), dense_jacobian(PARAMS)
+    where = {"right": Y, "wrong": Y.roll(1, -1), "some": Y * torch.tensor([[1.0], [0], [-1], [0]])}
+    f = (normal(N, C, seed=8) + gap * where[sure]).float()
+    if loss is CROSS_ENTROPY:
+        p = torch.softmax(f.double(), -1)
+        g = p - Y
+        g = torch.where(Y == 1, -torch.where(Y == 1, 0, p).sum(-1, keepdim=True), g)
+        H = torch.diag_embed(p) - p.unsqueeze(-1) * p.unsqueeze(-2)
+    else:
+        p, rest = torch.sigmoid(f.double()), torch.sigmoid(-f.double())
+        g, H = torch.where(Y == 1, -rest, p), torch.diag_embed(p * rest)
+    dense_H = torch.zeros(C, N, C, N).double()
+    for i in range(N):
+        dense_H[:, i, :, i] = H[i]
+    system = dense_H.view(N * C, N * C) @ (J @ J.T) + 0.3 * torch.eye(N * C).double()
+    want = -J.T @ torch.linalg.solve(system, column(g))
+    single = t.map(lambda v: v.float() if v.is_floating_point() else v)
+    got = gauss_newton(replace(single, value=f), Y.float(), loss, damping=0.3, dense=dense)
+    error = (flat(got.params).double() - want).norm()
+    assert error <= 1e-5 * want.norm() + 1e-15  # probabilities below 1e-19 count as such
+
+
+def test_without_damping_a_sure_error_is_out_of_range():
+    t = jacobian(NET, PARAMS, X)
+    single = t.map(lambda v: v.float() if v.is_floating_point() else v)
+    for loss in CURVED.values():
+        sure = replace(single, value=(200 * Y.roll(1, -1)).float())
+        with pytest.raises(ValueError, match="certain of what is wrong"):
+            gauss_newton(sure, Y.float(), loss)
+        with pytest.raises(ValueError, match="certain of what is wrong"):
+            newton(loss, sure.value, Y.float())
 
 
 # ---- training the linearised model
@@ -416,7 +505,7 @@ def test_leap_refuses():
     for message, arguments in {
         "below 2, got": (1e3, 5),
         "below 3.8, got": (1e3, 5, 0.9),
-        "rate must be positive": (-1.0, 5),
+        "rate must be finite and above 0": (-1.0, 5),
         "steps must be an integer >= 0, or infinity, got 1.5": (1e-3, 1.5),
         "infinitely many steps": (1e-3, math.inf, 0.9),
         r"memory must lie in \[0, 1\), got 1": (1e-3, 5, 1.0),
@@ -477,12 +566,37 @@ def test_the_smoothness_is_the_largest_curvature_of_the_loss(loss):
     even = torch.tensor([0.0, 0.0, -60.0], dtype=torch.float64)  # two classes equally likely
     for f in (even, *3 * normal(20, C)):
         S = loss.root(f)
-        top = float(torch.linalg.matrix_norm(S, ord=2)) ** 2
+        top = torch.linalg.matrix_norm(S, ord=2).max().item() ** 2
         assert top <= loss.smoothness * (1 + 1e-12)
-    S = loss.root(even)
-    close(torch.linalg.matrix_norm(S, ord=2) ** 2, torch.tensor(loss.smoothness, dtype=S.dtype))
+    top = torch.linalg.matrix_norm(loss.root(even[None]), ord=2).max() ** 2
+    close(top, torch.tensor(loss.smoothness, dtype=top.dtype))
 
 
 def test_the_matrix_of_a_kernel_is_jacobian_times_jacobian():
     J = dense_jacobian(PARAMS)
     close(matrix(ntk(NET, PARAMS, X)), J @ J.T)
+
+
+@pytest.mark.parametrize("kind", ["attention", "lstm"])
+def test_attention_and_recurrent_layers_have_second_derivatives(kind):
+    if kind == "attention":
+        layer = nn.MultiheadAttention(2, 1, batch_first=True)
+        module = Applied(lambda m, x: m.a(x, x, x)[0].sum(-1)[:, :2], a=layer).double()
+    else:
+        layer = nn.LSTM(2, 2, batch_first=True)
+        module = Applied(lambda m, x: m.a(x)[0][:, -1], a=layer).double()
+    params = {k: p.detach() for k, p in module.named_parameters()}
+    x, p = normal(2, 3, 2), sum(v.numel() for v in params.values())
+    v, step = normal(2, p, seed=1), like(params)
+
+    def f(w, xi):
+        return functional_call(module, unflat(w, params), (xi[None],))[0]
+
+    got = output_hessian(module, params, x, 1)(v)
+    moved = linearise(module, params)({k: params[k] + step[k] for k in params}, x)
+    with differentiable(module):
+        for i in range(2):
+            slope = torch.func.jacrev(f)(flat(params), x[i])
+            close(moved[i], f(flat(params), x[i]) + slope @ flat(step))
+            rows = torch.autograd.functional.hessian(lambda w, i=i: f(w, x[i])[1], flat(params))
+            close(got[i], rows @ v[i])

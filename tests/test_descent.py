@@ -148,7 +148,7 @@ def test_a_batch_sees_its_own_labels_and_start():
 
 
 BAD = {
-    "steps": ({"steps": -1}, "steps must be at least 0, got -1"),
+    "steps": ({"steps": -1}, "steps must be a whole number, at least 0, got -1"),
     "alpha": ({"alpha": row(1, -1)}, "alpha must hold a positive number"),
 }
 
@@ -298,3 +298,27 @@ def test_networks_of_torchs_own_layers_train_as_those_of_this_package():
     close(first.loss, want.loss)
     for name, scale in zip(("0.weight", "2.weight"), scales.items(), strict=True):
         close(first.gradient[name] * scale[1], want.gradient[scale[0]])
+
+
+def test_networks_leave_a_stack_when_they_are_done():
+    """Each is, until it goes, what it is in a stack that all stay in; the last step ends it."""
+    rates, params = row(0.05, 0.5, 0.2), models.initialise_stack(NET, [0, 1, 2])
+    problem = Problem.start(NET, params, X, Y, row(1, 1, 1), "square")
+    goals, left = [0.45, 0.3, 1e-9], {}
+    whole = list(module.updates(problem, params, module.gradient_descent(rates), 30))
+
+    def rule(live):
+        return module.gradient_descent(rates[live])
+
+    def done(live, state):
+        return state.loss < row(*goals)[live]
+
+    steps = []
+    for live, state in module.leaving(problem, params, rule, 30, done):
+        steps.append(state.step)
+        close(state.loss, whole[state.step].loss[live])
+        all_close(state.params, select(whole[state.step].params, live))
+        left |= dict.fromkeys(live.tolist(), state.step)
+    want = [next(s.step for s in whole if s.loss[i] < goals[i] or s.step == 30) for i in range(3)]
+    assert steps == list(range(31)) and [left[i] for i in range(3)] == want
+    assert len(set(want)) == 3 and want[2] == 30

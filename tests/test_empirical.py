@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call, jacrev, vjp
 from torch.nn import functional as F
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from tangents import models
 from tangents._ntk import layers, route
@@ -358,6 +359,11 @@ class Mixing(nn.Module):
         return self.layer(x) - self.layer(x).mean(0)
 
 
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.sum()
+
+
 REFUSED = {
     "batch statistics": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)),
@@ -372,7 +378,7 @@ REFUSED = {
         lambda: nn.Sequential(nn.Linear(3, 3), nn.Embedding(4, 2, max_norm=0.5)),
         "layer '1' .Embedding. rewrites its weights",
     ),
-    "no output axis": (lambda: nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "shape .n, c."),
+    "no axis of examples": (lambda: nn.Sequential(nn.Linear(3, 1), Sum()), "shape .n, "),
 }
 
 
@@ -502,7 +508,7 @@ def test_bad_input_is_named():
     )
     fails("the output is not finite", {k: 1e300 * v for k, v in params.items()})
     fails(r"params hold 'other': accepted are hidden\.0\.weight", params | {"other": x})
-    fails("params lack 'readout.bias'", {k: v for k, v in params.items() if k != "readout.bias"})
+    fails("params hold no parameter", {})
     fails(
         "'readout.weight' must have shape .1, 4., got .4,.", params | {"readout.weight": x[:4, 0]}
     )
@@ -510,6 +516,140 @@ def test_bad_input_is_named():
     fails("outputs must be one of full, diagonal, trace", outputs="all")
     fails("there are no inputs", x1=x[:0])
     assert stack([params, params]).keys() == params.keys()
+
+
+def detached(module):
+    return {k: p.detach() for k, p in module.named_parameters()}
+
+
+def small():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    return module, detached(module), normal(5, 3)
+
+
+def test_a_part_of_the_parameters_has_the_kernel_of_these_alone():
+    module, params, x = small()
+    parts = [ntk(module, {k: v}, x) for k, v in params.items()]
+    close(sum(parts), ntk(module, params, x))
+    head = {k: v for k, v in params.items() if k.startswith("2.")}
+    assert jacobian(module, head, x).vjp(normal(5, 2)).keys() == head.keys()
+    several = stack([head, {k: 2 * v for k, v in head.items()}])
+    close(ntk(module, several, x)[0], parts[2] + parts[3])
+
+
+def test_inputs_may_be_dicts_and_tuples_and_outputs_of_any_shape():
+    module, params, x = small()
+    want = ntk(module, params, x, x[:2])
+    for build, pick in ((lambda x: {"x": x, "more": [x]}, lambda x: x["more"][0]),
+                        (lambda x: (x[:, :1], x[:, 1:]), lambda x: torch.cat(x, 1))):  # fmt: skip
+        whole = Applied(lambda m, x, pick=pick: m.body(pick(x)).unsqueeze(1), body=module)
+        given = {f"body.{k}": v for k, v in params.items()}
+        close(ntk(whole, given, build(x), build(x[:2])), want)
+        with pytest.raises(ValueError, match="common first axis"):
+            ntk(whole, given, (x, x[:2]))
+    single = Applied(lambda m, x: m.body(x)[:, 0], body=module)
+    close(ntk(single, {f"body.{k}": v for k, v in params.items()}, x, x[:2]), want[..., :1, :1])
+
+
+def test_a_table_with_padding_is_structured():
+    module = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 2))
+    params, ids = detached(module.double()), torch.tensor([[0, 1], [2, 0], [3, 3], [0, 0]])
+    is_dense(module, params, ids)
+    assert route.Route.of(module, params, ids, 0).structured == {"0", "2"}
+
+
+def test_numbers_of_few_digits_beside_others():
+    """A body in bfloat16 and outputs in single precision; single precision, outputs in double."""
+    for inner, outer, error in ((torch.bfloat16, torch.float32, 0.1),
+                                (torch.float32, torch.float64, 1e-5)):  # fmt: skip
+        body, params, x = small()
+        module = Applied(lambda m, x, t=outer: m.body(x).to(t), body=body.to(inner))
+        kernel = ntk(module, {f"body.{k}": v.to(inner) for k, v in params.items()}, x.to(inner))
+        want = ntk(body.double(), params, x)
+        assert kernel.dtype == outer
+        assert (kernel - want).abs().max() < error * want.abs().max()
+
+
+def test_checkpoints_compute_anew_at_the_parameters_given():
+    body, params, x = small()
+    module = Applied(lambda m, x: checkpoint(m.body, x, use_reentrant=False), body=body)
+    params = {f"body.{k}": 2 * v for k, v in params.items()}
+    close(ntk(module, params, x), ntk(body, {k[5:]: v for k, v in params.items()}, x))
+    reentrant = Applied(lambda m, x: checkpoint(m.body, x, use_reentrant=True), body=body)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        ntk(reentrant, params, x)
+
+
+def test_no_graph_is_expected_in_vain():
+    module, params, x = small()
+    assert not ntk(module, dict(module.named_parameters()), x).requires_grad
+    for graph, at in (({k: 2 * p for k, p in module.named_parameters()}, x),
+                      (params, x.clone().requires_grad_())):  # fmt: skip
+        with pytest.raises(ValueError, match="asks for a derivative"):
+            ntk(module, graph, at)
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        with pytest.raises(ValueError, match="asks for a derivative"):
+            transform(lambda p: ntk(module, p, x).sum())(params)
+
+
+def test_inference_tensors_and_layers_that_write_into_their_inputs():
+    module, params, x = small()
+    want = ntk(module, params, x)
+    with torch.inference_mode():
+        close(ntk(module, {k: v.clone() for k, v in params.items()}, x.clone()), want)
+    writing, before = nn.Sequential(nn.ReLU(inplace=True), *module), x.clone()
+    ntk(writing, detached(writing), x)
+    assert torch.equal(x, before)
+
+
+class Kept(nn.Module):
+    """A linear layer and parameters of odd kinds."""
+
+    def __init__(self, odd, buffer=False):
+        super().__init__()
+        self.body, self.odd = nn.Linear(3, 2).double(), odd
+        self.register_buffer("calls", torch.zeros(()) if buffer else None)
+
+    def forward(self, x):
+        if self.calls is not None:
+            self.calls += 1
+        return self.body(x) + self.odd.sum().real.double()
+
+
+def test_parameters_of_odd_kinds_and_buffers_that_change():
+    x = normal(4, 3)
+    for odd in (torch.arange(3), torch.ones(2, dtype=torch.complex64)):
+        module = Kept(nn.Parameter(odd, requires_grad=False))
+        with pytest.raises(ValueError, match="'odd' is of type"):
+            ntk(module, detached(module), x)
+        close(ntk(module, {k: v for k, v in detached(module).items() if k != "odd"}, x),
+              ntk(module.body, detached(module.body), x))  # fmt: skip
+    module = Kept(nn.Parameter(torch.zeros(0, 3).double()))
+    assert jacobian(module, detached(module), x).vjp(normal(4, 2))["odd"].shape == (0, 3)
+    module = Kept(nn.Parameter(torch.zeros(1).double()), buffer=True)
+    with pytest.raises(ValueError, match="rewrites its buffer 'calls'"):
+        ntk(module, detached(module), x)
+    assert module.calls == 0
+    table = nn.Sequential(nn.Embedding(5, 2, sparse=True), nn.Flatten()).double()
+    assert ntk(table, detached(table), torch.tensor([[0, 1], [1, 1]]))[0, 1, 0, 0] == 0
+
+
+def test_a_stack_whose_first_network_is_not_finite():
+    module, params, x = small()
+    lost = {k: torch.full_like(v, 1e308) for k, v in params.items()}
+    lost["0.weight"] *= 0
+    several = stack([lost, params])
+    with pytest.raises(ValueError, match=r"finite for the inputs 0 to 5, of the networks \[0\]"):
+        ntk(module, several, x)
+    close(jacobian(module, several, x).gram()[1], ntk(module, params, x))
+    mlp = models.MLP(3, 4, 1)
+    good = models.initialise(mlp, 0)
+    several = stack([{k: 1e300 * v for k, v in good.items()}, good])
+    close(jacobian(mlp, several, x).gram()[1], ntk(mlp, good, x))
+    with pytest.raises(ValueError, match=r"of the networks \[0\]"):
+        ntk(mlp, several, x)
+    with pytest.raises(ValueError, match="a stack of 0 networks"):
+        ntk(mlp, {k: v[:0] for k, v in several.items()}, x)
 
 
 CHANGES = {

@@ -109,7 +109,8 @@ def test_ridge_on_features_is_ridge_with_their_kernel():
 
 
 @pytest.mark.parametrize("given, message", [
-    (dict(d=0), "d and depth must be at least 1"), (dict(depth=0), "d and depth must be"),
+    (dict(d=0), "d must be a whole number, at least 1"),
+    (dict(depth=0), "depth must be a whole number, at least 1"),
     (dict(sketch="fast"), "sketch must be one of count, srht, got 'fast'"),
     (dict(units=31), "32 features leave none"), (dict(size=1), "1 features leave none"),
 ])  # fmt: skip

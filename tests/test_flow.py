@@ -461,7 +461,7 @@ def test_batches_fit_all_and_later_ones_hold_what_is_not_fitted(monkeypatch, unc
 
 
 def test_batches_of_nothing_and_of_two_networks_are_refused():
-    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch must be a whole number, at least 1, got 0"):
         batch_flow(NET, network(0), X, Y, 0.5, chance(), 0)
     with pytest.raises(ValueError, match="params must be a stack"):
         batch_flow(NET, network(0, 1), X, Y, 0.5, chance())

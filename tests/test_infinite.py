@@ -139,7 +139,7 @@ def test_infinitely_many_channels_refuse():
     x = normal(1, 2, 20, 20)
     with pytest.raises(ValueError, match="activation must be one of relu, erf: 'tanh'"):
         convolutional(x, activation="tanh")
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="differ in dimension"):
         convolutional(x, x[:, :1])
     with pytest.raises(ValueError, match="side 4 has no centre"):
         convolutional(x, delta=True, kernel=4)

@@ -1,6 +1,7 @@
 """The command line: what each command does, what it refuses, and its exit status."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -19,11 +20,11 @@ from tangents.data import sets
 from tangents.data.sources import DataError
 from tangents.lab import audit, ledger
 from tangents.lab.evidence import Estimate
-from tangents.lab.store import Store, publish, published, seal
+from tangents.lab.store import Store, publish, published
 from tangents.lab.study import ConfigError, expand
 from tangents.lab.sweep import sweep
 from tests import toy
-from tests.toy import STUDY
+from tests.toy import STUDY, seal
 
 ROOT = Path(__file__).resolve().parents[1]
 TOYS = Path(__file__).parent / "studies"
@@ -36,7 +37,8 @@ def call(monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path / "results"))
 
     def called(*words):
-        store = ["--store", str(tmp_path / "runs")] * (words[0] in ("run", "publish"))
+        stored = words[0] in ("run", "publish", "table", "plot")
+        store = ["--store", str(tmp_path / "runs")] * stored
         try:
             status = main([*map(str, words), *store])
         except SystemExit as left:  # --help
@@ -52,6 +54,14 @@ def tables(tmp_path):
     store = Store(tmp_path / "runs")
     sweep(STUDY, expand(STUDY, "smoke"), store, progress=False)
     return publish(STUDY, "smoke", store, tmp_path / "results")
+
+
+@pytest.fixture
+def book(tmp_path):
+    """The toy's book preset, published: smoke judges nothing."""
+    store = Store(tmp_path / "runs")
+    sweep(STUDY, expand(STUDY, "book"), store, progress=False)
+    return publish(STUDY, "book", store, tmp_path / "results")
 
 
 def last(text):
@@ -131,12 +141,35 @@ def test_a_wrong_request_is_one_line_with_the_accepted_names(call, words, expect
     assert all(word in err for word in expected), err
 
 
-def test_a_study_that_cannot_be_imported_is_a_failure(call, monkeypatch, tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "__init__.py").write_text("import no_such_module\n")
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import no_such_module", "no_such_module"),
+        ("raise ValueError('of\\ntwo lines')", "ValueError: of two lines"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("def f(", "SyntaxError"),
+    ],
+)
+def test_a_study_that_cannot_be_imported_is_a_failure(call, monkeypatch, tmp_path, code, reason):
+    name = f"broken{abs(hash(code))}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text(f"{code}\n")
+    (tmp_path / name / "inner.py").touch()
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(tmp_path)])
-    status, _, err = call("run", "broken")
-    assert status == 1 and "no_such_module" in err and len(err.splitlines()) == 1
+    monkeypatch.syspath_prepend(tmp_path)
+    for study in (name, f"{name}.inner"):
+        status, out, err = call("run", study)
+        assert status == 1 and reason in err and len(err.splitlines()) == 1 and not out
+
+
+def test_a_study_that_calls_exit_does_not_end_in_silence(call, monkeypatch):
+    leaving = dataclasses.replace(STUDY, run=lambda configs, device: sys.exit(0))
+    monkeypatch.setattr(import_module(studies.path("toy")), "STUDY", leaving)
+    status, _, err = call("run", "toy")
+    assert status == 1 and "7 of 7 runs failed: SystemExit: 0" in last(err)
+    monkeypatch.setitem(COMMANDS, "data", COMMANDS["data"]._replace(act=lambda args: sys.exit(0)))
+    status, _, err = call("data")
+    assert status == 1 and err == "tangents: data: its code called sys.exit(0)\n"
 
 
 def test_studies_are_found_by_name_and_by_path(monkeypatch):
@@ -144,6 +177,42 @@ def test_studies_are_found_by_name_and_by_path(monkeypatch):
     assert studies.find("toy") is studies.find("tests.toy") is toy.STUDY
     with pytest.raises(ConfigError, match=r"accepted are constancy, .*, toy"):
         studies.find("toys")
+
+
+# ---- table and plot
+
+
+def test_a_table_is_printed_whole_or_in_short(call, tables):
+    status, out, err = call("table", "toy", "--preset", "smoke", "--only", "width", "4")
+    assert status == 0 and "5 runs, 0 of them your own; 0 are missing" in err
+    assert out.split()[:7] == ["metric", "split", "rows", "runs", "min", "mean", "max"]
+    frame = pd.read_csv(io.StringIO(call("table", "toy", "--preset", "smoke", "--csv")[1]))
+    assert len(frame) == 21 and {"width", "metric", "value", "own"} <= {*frame}
+    claim = call("table", "toy", "--preset", "smoke", "--claim", "toy-decays", "--csv")[1]
+    assert set(pd.read_csv(io.StringIO(claim))["metric"]) == {"loss"}
+
+
+def test_runs_of_ones_own_are_in_tables(call, tables):
+    call("run", "toy", "--width", "16", "--seed", "0", "--kind", "plain")
+    words = ("table", "toy", "--preset", "smoke", "--width", "4", "16", "--seed", "0")
+    assert "3 runs, 1 of them your own; 1 are missing" in call(*words)[2]
+
+
+def test_a_figure_is_a_file(call, tables, tmp_path):
+    out = tmp_path / "a.png"
+    assert call("plot", "toy", "losses", "--preset", "smoke", "--out", out)[:2] == (0, f"{out}\n")
+    status, _, err = call("plot", "toy", "loses", "--preset", "smoke")
+    assert status == 2 and "accepted are losses, missing, forest" in err
+    status, _, err = call("plot", "toy", "losses", "--width", "3", "--preset", "smoke")
+    assert status == 1 and "none of these" in err and len(err.splitlines()) == 1
+
+
+def test_an_output_that_nobody_reads_to_its_end_is_no_failure(tables, tmp_path):
+    words = f"{sys.executable} -m tangents table tests.toy --preset smoke --csv | head -n 1"
+    env = os.environ | {"TANGENTS_RESULTS": str(tmp_path / "results"), "PYTHONPATH": str(ROOT)}
+    env["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'src'}"
+    found = subprocess.run(words, shell=True, capture_output=True, text=True, env=env, cwd=ROOT)
+    assert found.stdout.startswith("run_id,") and len(found.stderr.splitlines()) == 1
 
 
 # ---- run and publish
@@ -200,6 +269,27 @@ def test_publish_writes_to_the_results_folder(call, tmp_path):
     assert len(published("toy", "smoke")[0]) == 21
     (tmp_path / "runs" / "toy").rename(tmp_path / "runs" / "gone")
     assert call("publish", "toy", "--partial")[0] == 1
+
+
+def test_runs_to_be_reused_are_only_counted_on_a_dry_run(call, tables, tmp_path):
+    (tmp_path / "runs").rename(tmp_path / "gone")
+    *_, taken, counted = call("run", "toy", "--reuse", "--dry-run")[1].splitlines()
+    assert taken == "7 runs are in the published table"
+    assert counted == "toy, preset smoke: 7 runs, 7 done, 0 missing"
+    out = call("run", "toy", "--reuse", "--width", "16", "--dry-run")[1].splitlines()
+    assert out[-1].startswith("toy, preset smoke: 5 runs, 0 done, 5 missing")
+    assert not (tmp_path / "runs").exists()
+    assert "0 new" in call("run", "toy", "--reuse")[1] and (tmp_path / "runs").exists()
+
+
+def test_smoke_is_not_published_among_the_books_tables(call, monkeypatch, tmp_path):
+    call("run", "toy")
+    monkeypatch.setattr("tangents.lab.store.REPOSITORY", tmp_path)
+    monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path / "data" / "results"))
+    status, _, err = call("publish", "toy")
+    assert status == 1 and "smoke judges nothing" in err and err.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+    assert call("publish", "toy", "--out", tmp_path / "elsewhere")[0] == 0
 
 
 # ---- audit
@@ -308,7 +398,30 @@ def test_nan_and_infinities_agree_with_themselves_only(tmp_path):
 # ---- claims
 
 
-def test_claims_are_judged_and_a_broken_check_is_inconclusive(call, tables):
+def test_smoke_judges_nothing(call, tables):
+    status, out, err = call("claims", "toy")
+    assert status == 1 and not out and "no table of book or paper" in err
+    status, out, err = call("claims", "toy", "--preset", "smoke")
+    assert status == 2 and not out and "judges nothing" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["claims toy", "audit toy", "run toy --preset book --reuse"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda f: f.drop(columns="metric"), "no column 'metric'"),
+        (lambda f: f.drop(columns="run_id"), "no column 'run_id'"),
+        (lambda f: f.drop(columns="seconds"), "no column 'seconds'"),
+        (lambda f: f.iloc[:0], "no rows"),
+    ],
+)
+def test_a_table_that_lacks_something_is_one_line(call, book, command, change, reason):
+    rewritten(book, change)
+    status, out, err = call(*command.split())
+    assert status == 1 and not out and reason in err and err.count("\n") == 1
+
+
+def test_claims_are_judged_and_a_broken_check_is_inconclusive(call, book):
     status, out, _ = call("claims", "toy")
     assert status == 0
     heads, decays, broken = out.splitlines()
@@ -318,11 +431,11 @@ def test_claims_are_judged_and_a_broken_check_is_inconclusive(call, tables):
     assert status == 1 and "1 of 2 checks" in err
 
 
-def test_claims_as_json_are_valid_json(call, tables):
+def test_claims_as_json_are_valid_json(call, book):
     def refuse(word):
         raise ValueError(word)
 
-    status, out, _ = call("claims", "toy", "--json", "--preset", "smoke")
+    status, out, _ = call("claims", "toy", "--json", "--preset", "book")
     decays, broken = json.loads(out, parse_constant=refuse)
     assert status == 0 and list(decays) == [
         *("id", "claim", "kind", "paper", "source", "statement", "setting"),
@@ -330,7 +443,7 @@ def test_claims_as_json_are_valid_json(call, tables):
         *("seeds", "n_runs", "registered", "note", "holm", "preset"),
     ]
     assert decays["accepted"] == [None, 0.5]
-    assert decays["n_runs"] == 7 and decays["low"] is None and decays["high"] < 0.5
+    assert decays["n_runs"] == 30 and decays["low"] is None and decays["high"] < 0.5
     assert 0 < decays["estimate"] < 1 and broken["estimate"] is None
 
 
@@ -340,18 +453,27 @@ def test_nothing_published_is_a_failure_that_says_where(call, tmp_path):
     assert len(err.splitlines()) == 1
 
 
-def test_a_claim_that_returns_no_estimate_is_inconclusive(tables, monkeypatch):
-    monkeypatch.setenv("TANGENTS_RESULTS", str(tables.parent))
+def test_a_verdict_needs_a_run(book, monkeypatch):
+    monkeypatch.setenv("TANGENTS_RESULTS", str(book.parent))
+    nothing = Estimate(0.0, math.nan, math.nan, 0, 0, holds=True)
+    claim = dataclasses.replace(STUDY.claims[0], check=lambda t: nothing)
+    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["book"])
+    assert entry["verdict"] == "inconclusive" and "no run" in entry["note"]
+    assert entry["n_runs"] == 0 and math.isnan(entry["estimate"])
+
+
+def test_a_claim_that_returns_no_estimate_is_inconclusive(book, monkeypatch):
+    monkeypatch.setenv("TANGENTS_RESULTS", str(book.parent))
     claim = dataclasses.replace(STUDY.claims[0], check=lambda t: True)
-    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["smoke", "book"])
+    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["book", "paper"])
     assert entry["verdict"] == "inconclusive" and "bool" in entry["note"]
 
 
-def test_numpy_numbers_of_an_estimate_become_plain(tables, monkeypatch):
-    monkeypatch.setenv("TANGENTS_RESULTS", str(tables.parent))
+def test_numpy_numbers_of_an_estimate_become_plain(book, monkeypatch):
+    monkeypatch.setenv("TANGENTS_RESULTS", str(book.parent))
     found = Estimate(np.float32(0.5), np.nan, np.int64(1), np.int64(7), np.int64(7))
     claim = dataclasses.replace(STUDY.claims[0], check=lambda t: found)
-    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["smoke"])
+    (entry,) = ledger.judge(dataclasses.replace(STUDY, claims=(claim,)), ["book"])
     assert json.loads(json.dumps(entry))["estimate"] == 0.5
 
 
@@ -361,6 +483,7 @@ def test_numpy_numbers_of_an_estimate_become_plain(tables, monkeypatch):
 def test_data_shows_or_fetches(call, monkeypatch, tmp_path):
     row = {"name": "tiny", "state": "missing", "bytes": 0, "source": "nowhere", "licence": "MIT"}
     monkeypatch.setattr(sets, "status", lambda: [row])
+    monkeypatch.setattr(sets, "names", lambda: ["tiny"])
     monkeypatch.setattr(sets, "fetch", lambda name, given: tmp_path / name)
     assert call("data")[1].splitlines()[1].split() == ["tiny", "missing", "0", "nowhere", "MIT"]
     assert call("data", "tiny") == (0, f"{tmp_path / 'tiny'}\n", "")
@@ -370,6 +493,11 @@ def test_data_shows_or_fetches(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(sets, "fetch", fails)
     assert call("data", "tiny") == (1, "", "tangents: tiny is damaged\n")
+    monkeypatch.undo()
+    monkeypatch.setenv("TANGENTS_DATA", "~nosuchuser/x")
+    for words in (["data"], ["data", "mnist"]):
+        status, out, err = call(*words)
+        assert status == 1 and not out and "~nosuchuser/x" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("given", ["", "ACTIVE"])
@@ -407,3 +535,63 @@ def test_a_network_of_ones_own_is_measured(call, tmp_path):
     ):
         status, _, err = call("measure", *words)
         assert status == code and complaint in err and err.count("\n") == 1
+
+
+ADAPTED = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.base, self.lora_a, self.lora_b = nn.Linear(3, 8), nn.Linear(3, 2), nn.Linear(2, 8)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.base(x["input"]) + self.lora_b(self.lora_a(x["input"]))
+        return self.head(torch.tanh(self.norm(h)) * x["mask"])
+"""
+
+
+def test_adapters_alone_are_measured_from_their_own_checkpoints(call, tmp_path):
+    import torch
+
+    (tmp_path / "mine.py").write_text(ADAPTED)
+    space = {}
+    exec(ADAPTED, space)
+    states = [space["Net"]().state_dict() for _ in range(2)]
+    for k, v in states[1].items():
+        if "lora" in k:
+            v += 0.5 * torch.randn(v.shape)
+    for name, state in zip("ab", states, strict=True):
+        torch.save(state, tmp_path / f"{name}.pt")
+        alone = {k: v for k, v in state.items() if "lora" in k}
+        torch.save(alone, tmp_path / f"{name}-alone.pt")
+    x = {"input": torch.randn(24, 3), "mask": torch.ones(24, 8)}
+    torch.save({"x": x, "y": torch.arange(24) % 2}, tmp_path / "batch.pt")
+
+    def measured(*words, files="{}.pt"):
+        given = [tmp_path / files.format(name) for name in "ab"]
+        return call("measure", f"{tmp_path}/mine.py:Net", "--before", given[0], "--after",
+                    given[1], "--batch", tmp_path / "batch.pt", *words)  # fmt: skip
+
+    plot, only = tmp_path / "lazy.png", ["--params", "*lora*", "--json"]
+    status, out, err = measured(*only, "--plot", plot, "--budget", "1e7")
+    assert status == 0 and not err and plot.read_bytes()[:4] == b"\x89PNG"
+    found = json.loads(out)
+    assert list(found["layers"]) == ["lora_a", "lora_b"] and found["nonlinear"]["value"] > 0
+    assert found["distance"]["low"] is None
+    assert json.loads(measured(*only, files="{}-alone.pt")[1]) == found
+    for words, files, complaint, code in (
+        ([], "{}-alone.pt", "lacks 'base.weight': --params PATTERN takes some alone", 1),
+        (["--params", "*adapter*"], "{}.pt", "no parameter fits '*adapter*': accepted", 1),
+        (["--sums", "0"], "{}.pt", "must be a positive integer", 2),
+        (["--plot", tmp_path / "lazy.txt"], "{}.pt", "must end with .png, .svg, .pdf", 2),
+    ):
+        status, out, err = measured(*words, files=files)
+        assert status == code and not out and complaint in err and err.count("\n") == 1
+    torch.save({"model": states[0]}, tmp_path / "a-whole.pt")
+    torch.save({"model": states[1]}, tmp_path / "b-whole.pt")
+    status, _, err = measured(files="{}-whole.pt")
+    assert status == 1 and "holds 'model': the network's names are base.weight" in err

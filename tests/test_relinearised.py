@@ -208,7 +208,7 @@ def test_a_network_in_single_precision_has_its_spectrum_in_double():
 
 def test_a_kernel_that_is_not_finite_is_refused():
     kernel = torch.full((2, 2, 1, 1), torch.nan).double()
-    with pytest.raises(ValueError, match="the kernel is not finite"):
+    with pytest.raises(ValueError, match="the kernel holds values that are not finite"):
         spectrum(kernel)
 
 

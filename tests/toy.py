@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -58,13 +60,20 @@ def broken(t: Table) -> Estimate:
     raise KeyError("no such metric")
 
 
+def seal(table: Path) -> None:
+    """The checksums of a table and its arrays anew: for a table that was changed on purpose."""
+    files = [file for file in (table, table.with_suffix(".npz")) if file.exists()]
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    table.with_suffix(".sha256").write_text("".join(sums))
+
+
 STUDY = Study(
     name="toy",
     version=1,
     config=Toy,
     presets={
         "smoke": [{"width": [2, 4], "seed": [0, 1]}, {"width": 4, "seed": range(3), "kind": "nan"}],
-        "book": [{"width": [2, 4, 8], "seed": list(range(10)), "slow": 0.1}],
+        "book": [{"width": [2, 4, 8], "seed": list(range(10))}],
     },
     stack=("seed", "scaled_alpha"),
     run=run,

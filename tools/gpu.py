@@ -114,7 +114,7 @@ def merge(args: argparse.Namespace) -> None:
     """Runs into the store, then the table of the preset with what is there; the device's kernels
     beside the other measurements."""
     from tangents import studies
-    from tangents.lab.store import Store, publish, results_root, runs_root
+    from tangents.lab.store import Store, publish, results_root, runs_root, seal
 
     for path in sorted(args.out.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -125,11 +125,13 @@ def merge(args: argparse.Namespace) -> None:
     there = results_root(args.results)
     if (args.out / "device.csv").exists():
         print(shutil.copy(args.out / "device.csv", there / "benchmark-device.csv"))
+        seal(there / "benchmark-device.csv")
     if (args.out / "recurrent.csv").exists():
         new, known = pd.read_csv(args.out / "recurrent.csv"), there / "benchmark-recurrent.csv"
         old = pd.read_csv(known)
         frame = pd.concat([old[~old["device"].isin(new["device"])], new])
         frame.to_csv(known, index=False, float_format="%.4g")
+        seal(known)
         print(known)
 
 

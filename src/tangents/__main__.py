@@ -1,8 +1,8 @@
-"""The command line: run, chapter, publish, audit, claims, data, measure; each in one place below.
+"""The command line: each command in one place below.
 
 Messages go to stderr, on one line; exit status 2 means a wrong request, 1 a failure. Each command
 imports the heavy modules that it needs, so that help is instant. A study's fields become options of
-`run`, so its module is imported for `run STUDY` alone.
+`run`, `table` and `plot`, so its module is imported for those alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tangents import studies
 from tangents.lab.memory import keep_freed_memory
@@ -110,6 +110,39 @@ def _add_sweep(command: Parser) -> None:
     where("--scheduler", metavar="ADDRESS", help=text)
 
 
+def _add_fields(command: Parser, study: Study | None) -> None:
+    """Which of a preset's runs, and fields of the study that are replaced in them."""
+    text = "of the runs, those whose field has this value; repeat for more"
+    command.add_argument(
+        "--only", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
+    )
+    if study is None:
+        return
+    group = command.add_argument_group(f"fields of {study.name}, replaced in every grid")
+    for name, known in fields(study.config).items():
+        metavar = "|".join(known.choices) or known.kind.__name__.upper()
+        rules = [rule.words for rule in known.accepted]
+        text = "; ".join(filter(None, [known.meaning, *rules, f"default {known.default}"]))
+        group.add_argument(
+            f"--{name.replace('_', '-')}", dest=f"field {name}",  # with a space, no other option's
+            nargs="+", action="extend", metavar=metavar, help=text.replace("%", "%%"),
+        )  # fmt: skip
+
+
+def _configs(args: Namespace, study: Study) -> list:
+    given = {
+        name.removeprefix("field "): values
+        for name, values in vars(args).items()
+        if name.startswith("field ") and values is not None
+    }
+    return expand(study, args.preset, given, args.only)
+
+
+def _where() -> str:
+    """The folder of published tables."""
+    return f"{results_root()}{'' if in_checkout() else '; a checkout has the tables of the book'}"
+
+
 def _sweep_options(args: Namespace) -> dict:
     names = ("device", "workers", "scheduler", "threads", "max_stack")
     return {name: getattr(args, name) for name in names}
@@ -139,47 +172,106 @@ def run_options(command: Parser, study: Study | None) -> None:
     _add_sweep(command)
     text = "take finished runs from the published table first"
     command.add_argument("--reuse", action="store_true", help=text)
-    text = "of the runs, those whose field has this value; repeat for more"
-    command.add_argument(
-        "--only", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help=text
-    )
-    command.add_argument("--dry-run", action="store_true", help="only count done and missing")
-    if study is None:
-        return
-    group = command.add_argument_group(f"fields of {study.name}, replaced in every grid")
-    for name, known in fields(study.config).items():
-        metavar = "|".join(known.choices) or known.kind.__name__.upper()
-        rules = [rule.words for rule in known.accepted]
-        text = "; ".join(filter(None, [known.meaning, *rules, f"default {known.default}"]))
-        group.add_argument(
-            f"--{name.replace('_', '-')}", dest=f"field {name}",  # with a space, no other option's
-            nargs="+", action="extend", metavar=metavar, help=text.replace("%", "%%"),
-        )  # fmt: skip
+    text = "only count done and missing, and say how long these take"
+    command.add_argument("--dry-run", action="store_true", help=text)
+    _add_fields(command, study)
 
 
 def run(args: Namespace) -> None:
     from tangents.lab.sweep import sweep
 
     study = studies.find(args.study)
-    given = {
-        name.removeprefix("field "): values
-        for name, values in vars(args).items()
-        if name.startswith("field ") and values is not None
-    }
-    configs = expand(study, args.preset, given, args.only)
-    store = Store(args.store)
+    configs, store = _configs(args, study), Store(args.store)
     label = f"{study.name}, preset {args.preset}: {len(configs)} runs"
+    taken = set()
     if args.reuse:
         from tangents.lab.audit import restore
 
-        print(f"{restore(study, args.preset, store)} runs taken from the published table")
+        taken = set(restore(study, args.preset, store, dry=args.dry_run))
+        print(f"{len(taken)} runs {'are in' if args.dry_run else 'taken from'} the published table")
     if args.dry_run:
-        done = sum(store.has(study, config) for config in configs)
-        print(f"{label}, {done} done, {len(configs) - done} missing")
+        left = [c for c in configs if not (c in taken or store.has(study, c))]
+        done, took = len(configs) - len(left), _time(study, left, args)
+        print(f"{label}, {done} done, {len(left)} missing{took}")
         return
     keep_freed_memory()
     new = sweep(study, configs, store, **_sweep_options(args))
     print(f"{label}, {new} new, in {args.store}")
+
+
+def _time(study: Study, configs: list, args: Namespace) -> str:
+    """How long these runs take, as far as the published ones tell."""
+    from tangents.pages.rows import seconds
+
+    total, guessed, unlike = seconds(study, args.preset, configs)
+    if unlike == len(configs):
+        return ""
+    hours = total / 3600 / args.workers
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    others = f", {guessed} at the mean of their part" if guessed else ""
+    others += f", without {unlike} that are like none" if unlike else ""
+    return f"; about {took} by the published runs{others}"
+
+
+# ---- table and plot
+
+
+def table_options(command: Parser, study: Study | None) -> None:
+    _add_study(command)
+    _add_preset(command, "book", "default book")
+    _add_store(command)
+    text = "the rows that decided the claim of that id"
+    command.add_argument("--claim", metavar="ID", help=text)
+    text = "print all rows as CSV (default: what was measured, and how often)"
+    command.add_argument("--csv", action="store_true", help=text)
+    _add_fields(command, study)
+
+
+def table(args: Namespace) -> None:
+    from tangents.pages import rows
+
+    study, found = _gathered(args)
+    frame = found.frame
+    if args.claim:
+        frame = rows.behind(study, args.claim, rows.Watched(frame, found.arrays))
+    print(f"tangents: {found}", file=sys.stderr)
+    if args.csv:
+        frame.to_csv(sys.stdout, index=False, lineterminator="\n")
+        sys.stdout.flush()
+    else:
+        heads = ("metric", "split", "rows", "runs", "min", "mean", "max")
+        print(_table(heads, rows.summary(frame)))
+
+
+def plot_options(command: Parser, study: Study | None) -> None:
+    _add_study(command)
+    command.add_argument("figure", help="name of a figure; another one lists them all")
+    _add_preset(command, "book", "default book")
+    _add_store(command)
+    text = "png, svg or pdf (default STUDY-FIGURE.png here)"
+    command.add_argument("--out", type=Path, metavar="FILE", help=text)
+    _add_fields(command, study)
+
+
+def plot(args: Namespace) -> None:
+    from tangents.lab.evidence import Table
+    from tangents.pages import plots
+
+    study, found = _gathered(args)
+    figure = plots.draw(study, args.figure, Table(found.frame, found.arrays))
+    print(f"tangents: {found}", file=sys.stderr)
+    print(plots.save(figure, args.out or Path(f"{study.name}-{args.figure}.png")))
+
+
+def _gathered(args: Namespace) -> tuple[Study, Any]:
+    """The study, and what is finished of the runs that were asked for."""
+    from tangents.pages import rows
+
+    study = studies.find(args.study)
+    try:
+        return study, rows.gather(study, args.preset, _configs(args, study), Store(args.store))
+    except LookupError as error:
+        raise Failure(f"{error}; tangents run {study.name} computes them") from error
 
 
 # ---- chapter
@@ -200,6 +292,8 @@ def chapter_options(command: Parser, _: object) -> None:
 def chapter(args: Namespace) -> None:
     from tangents.pages import replay
 
+    if not (in_checkout() or args.book.is_dir()):
+        raise Failure("chapter needs the book's notebooks: a checkout, or --book DIR")
     notebook = replay.find(args.name, args.book)
     folder = REPOSITORY / "_build" if in_checkout() else Path.cwd()
     output = args.output or folder / "chapters" / notebook.name
@@ -247,7 +341,7 @@ def audit(args: Namespace) -> None:
     if not args.study:
         some = [study for study in some if is_published(study.name, args.preset)]
     if not some:
-        raise Failure(f"no study is published with preset {args.preset}")
+        raise Failure(f"no study is published with preset {args.preset} in {_where()}")
     keep_freed_memory()
     rows = []
     for study in some:
@@ -272,11 +366,13 @@ def claims_options(command: Parser, _: object) -> None:
 def claims(args: Namespace) -> None:
     from tangents.lab import ledger
 
-    presets = [args.preset] if args.preset else PRESETS
+    if args.preset == "smoke":
+        raise ConfigError("claims: smoke shows that all parts work, and judges nothing")
+    presets = [args.preset] if args.preset else PRESETS[1:]
     entries = [entry for study in _studies(args.study) for entry in ledger.judge(study, presets)]
     if not entries:
         tried = " or ".join(presets)
-        raise Failure(f"claims: no table of {tried} is published in {results_root()}")
+        raise Failure(f"claims: no table of {tried} is published in {_where()}")
     failed = sum(entry.pop("failed") for entry in entries)
     if args.json:
         clean = [{name: ledger.plain(value) for name, value in e.items()} for e in entries]
@@ -302,20 +398,18 @@ def data(args: Namespace) -> None:
     from tangents.data.sources import DataError
 
     heads = ("name", "state", "bytes", "source", "licence")
-    status = sets.status()
-    names = [row["name"] for row in status]
     for name in args.name:
-        if name not in names:
-            raise unknown("data set", name, names)
+        if name not in sets.names():
+            raise unknown("data set", name, sets.names())
     if args.given and len(args.name) != 1:
         raise ConfigError("--from needs the one data set that the file is an archive of")
     try:
         for name in args.name:
             print(sets.fetch(name, args.given))
+        if not args.name:
+            print(_table(heads, [tuple(row[head] for head in heads) for row in sets.status()]))
     except DataError as error:
         raise Failure(error) from error
-    if not args.name:
-        print(_table(heads, [tuple(row[head] for head in heads) for row in status]))
 
 
 # ---- measure
@@ -330,51 +424,31 @@ def measure_options(command: Parser, _: object) -> None:
                help=f"state_dict, saved by torch.save, {when} training")  # fmt: skip
     text = "inputs, or a dict of x and labels y, saved by torch.save; best not seen in training"
     option("--batch", type=Path, required=True, metavar="FILE", help=text)
+    text = "only parameters whose names fit, as '*lora*'; repeat for more"
+    option("--params", action="append", default=[], metavar="PATTERN", help=text)
+    text = "kernels of so many random sums of the outputs, where these are very many"
+    option("--sums", type=_positive, metavar="N", help=text)
+    text = "bytes that kernels may take (default a quarter of those free)"
+    option("--budget", type=float, metavar="BYTES", help=text)
+    option("--plot", type=Path, metavar="FILE", help="a picture, .png, .svg or .pdf")
+    option("--json", action="store_true", help="print JSON instead of tables")
 
 
 def measure(args: Namespace) -> None:
-    from tangents import measure as core
+    if args.plot:
+        from tangents.pages.plots import check
 
-    states = [_loaded(path) for path in (args.before, args.after)]
-    batch = _loaded(args.batch)
-    x, y = (batch.get("x"), batch.get("y")) if isinstance(batch, dict) else (batch, None)
-    if x is None or not all(isinstance(state, dict) for state in states):
-        raise Failure("measure: weights must be state_dicts, the batch a tensor or a dict with x")
-    try:
-        module = _built(args.network)
-        module.load_state_dict(states[1])  # for its buffers
-        names = [name for name, _ in module.named_parameters()]
-        before, after = ({name: state[name] for name in names} for state in states)
-        print(core.measure(module.eval(), before, after, x, y))
-    except ConfigError:
-        raise
-    except Exception as error:  # of a network that is not ours
-        reason = " ".join(str(error).split())[:300]
-        raise Failure(f"measure: {type(error).__name__}: {reason}") from error
+        check(args.plot)
+    from tangents.pages.checkpoints import measured
 
+    found = measured(args.network, args.before, args.after, args.batch, args.params, args.sums,
+                     args.budget)  # fmt: skip
+    if args.plot:
+        from tangents.pages.picture import picture
+        from tangents.pages.plots import save
 
-def _loaded(path: Path):
-    import pickle
-
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise Failure(f"measure: {path} holds no plain tensors saved by torch.save") from error
-
-
-def _built(words: str):
-    """What a function of a Python file builds."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    file, _, name = words.rpartition(":")
-    if not (file and name and Path(file).is_file()):
-        raise ConfigError(f"measure: expected FILE:FUNCTION of a Python file, got {words!r}")
-    spec = spec_from_file_location("measured", file)
-    code = module_from_spec(spec)
-    spec.loader.exec_module(code)
-    return getattr(code, name)()
+        save(picture(found), args.plot)
+    print(json.dumps(found.json(), indent=1, allow_nan=False) if args.json else found)
 
 
 # ---- all of them
@@ -382,6 +456,9 @@ def _built(words: str):
 COMMANDS = {
     "run": Command(run_options, run,
                    "Compute the missing runs of a study; run STUDY --help lists its fields."),
+    "table": Command(table_options, table,
+                     "Print the finished runs of a study: published ones and your own."),
+    "plot": Command(plot_options, plot, "Draw a figure of a study from its finished runs."),
     "chapter": Command(chapter_options, chapter,
                        "Execute a notebook with other parameters and write its page."),
     "publish": Command(publish_options, publish_, "Collect the runs of a preset into one table."),
@@ -392,10 +469,11 @@ COMMANDS = {
     "measure": Command(measure_options, measure,
                        "Say how lazy a training was, from two checkpoints and a batch."),
 }  # fmt: skip
+WITH_FIELDS = ["run"], ["table"], ["plot"]
 
 
 def build_parser(study: Study | None = None) -> tuple[Parser, dict[str, Parser]]:
-    """The command line and its commands; with a study, `run` takes its fields as options."""
+    """The command line and its commands; with a study, those WITH_FIELDS take its fields too."""
     parser = Parser(prog="tangents", description="Lazy or Learning?: runs, tables, claims.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
@@ -408,7 +486,7 @@ def parse(argv: list[str]) -> Namespace:
     """The request. Raises ConfigError for whatever is not accepted, with a suggestion."""
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise unknown("command", argv[0], COMMANDS)
-    named = argv[:1] == ["run"] and len(argv) > 1 and not argv[1].startswith("-")
+    named = argv[:1] in WITH_FIELDS and len(argv) > 1 and not argv[1].startswith("-")
     parser, parsers = build_parser(studies.find(argv[1]) if named else None)
     args, extra = parser.parse_known_args(argv)
     if not extra:
@@ -416,8 +494,9 @@ def parse(argv: list[str]) -> Namespace:
     option = extra[0].partition("=")[0]
     if not option.startswith("--"):
         raise ConfigError(f"{args.command}: unexpected argument {extra[0]!r}")
-    if args.command == "run" and not named:
-        raise ConfigError(f"option {option} must follow the study: run STUDY {option} ...")
+    if [args.command] in WITH_FIELDS and not named:
+        words = f"{args.command} STUDY {option} ..."
+        raise ConfigError(f"option {option} must follow the study: {words}")
     known = [name for name in parsers[args.command]._option_string_actions if name[:2] == "--"]
     raise unknown(f"option of {args.command}", option, known)
 
@@ -431,16 +510,31 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = parse(list(sys.argv[1:] if argv is None else argv))
-        COMMANDS[args.command].act(args)
+        try:
+            COMMANDS[args.command].act(args)
+        except SystemExit as left:  # a study's code, or a network's
+            raise Failure(f"{args.command}: its code called sys.exit({left.code!r})") from left
+        return 0
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ConfigError as error:
         message, status = error, 2
     except (LabError, OSError, ImportError) as error:
-        message, status = error, 1
+        message, status = f"{error}{_lacking(error)}", 1
     except KeyboardInterrupt:
         message, status = "interrupted; what a run had finished is stored", 1
     print(f"tangents: {message}", file=sys.stderr)
     return status
+
+
+def _lacking(error: BaseException | None) -> str:
+    """What to install, if the cause of an error is a package that the engine does not need."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    if error is None or (error.name or "").startswith("tangents"):
+        return ""
+    return "; pip install 'tangents[book]' brings what all commands need"
 
 
 if __name__ == "__main__":

@@ -11,12 +11,21 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, call, hooked, require, stacked
+from tangents.functional import (
+    Params,
+    call,
+    differentiable,
+    hooked,
+    require,
+    select,
+    stacked,
+)
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
-from tangents.losses import OutputLoss
+from tangents.losses import BEYOND, OutputLoss, beyond, require_targets
 
 
 def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0) -> Operator:
@@ -26,13 +35,17 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     """
     b = stacked(module, params)
     shapes = [v.shape[bool(b) :] for v in params.values()]
+    size = (*([b] if b else []), len(x), sum(shape.numel() for shape in shapes))
+    with torch.no_grad():
+        c = call(module, select(params, 0) if b else params, x[:1])[0].numel()
+    _require_output(output, c)
 
     def unflatten(v: Tensor) -> Params:
         parts = v.split([shape.numel() for shape in shapes])
         return {k: u.view(s) for k, u, s in zip(params, parts, shapes, strict=True)}
 
     def value(w: Params, xi: Tensor) -> Tensor:
-        return call(module, w, xi.unsqueeze(0))[0, output]
+        return call(module, w, xi.unsqueeze(0)).flatten()[output]
 
     def one(w: Params, xi: Tensor, v: Tensor) -> Tensor:
         found = jvp(lambda p: grad(value)(p, xi), (w,), (unflatten(v),))[1]
@@ -40,7 +53,27 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
 
     each = vmap(one, (None, 0, 0))
     each = vmap(each, (0, None, 0)) if b else each
-    return lambda v: each(params, x, v)
+
+    def apart(w: Params, v: Tensor) -> Tensor:
+        return torch.stack([one(w, xi, vi) for xi, vi in zip(x, v, strict=True)])
+
+    def product(v: Tensor) -> Tensor:
+        checks.tensors(vectors=v, params=next(iter(params.values())))
+        checks.shaped("vectors", v, *size)
+        with differentiable(module):
+            try:
+                return each(params, x, v)
+            except RuntimeError:  # of recurrent layers, which vmap does not take
+                if not b:
+                    return apart(params, v)
+                return torch.stack([apart(select(params, i), v[i]) for i in range(b)])
+
+    return product
+
+
+def _require_output(output: int, c: int) -> None:
+    checks.whole("output", output)
+    require(output < c, f"output must lie in 0..{c - 1}, got {output}")
 
 
 class Compressed(NamedTuple):
@@ -65,8 +98,7 @@ def compressed_hessian(
     layers = dict(module.named_modules())
     J = jacobian(module, params, x)
     found = J.factors
-    outputs = J.value.shape[-1]
-    require(0 <= output < outputs, f"output must lie in 0..{outputs - 1}, got {output}")
+    _require_output(output, J.value.shape[-1])
     vectors = (f.a is not None and f.a.is_floating_point() and f.b.shape[-2] == 1 for f in found)
     if not all(vectors) or {n for f in found for n in (f.weight, f.bias) if n} != set(params):
         return None
@@ -98,7 +130,7 @@ def compressed_hessian(
             return owned[i].register_forward_hook(hook)
 
         with hooked([add(*piece) for piece in pieces(v)]):
-            return call(module, params, x)[..., output].sum()
+            return call(module, params, x).reshape(J.value.shape)[..., output].sum()
 
     def lift(v: Tensor) -> Tensor:
         whole = {}
@@ -165,6 +197,8 @@ def output_hessian_norm(
 
 def _top(module, params: Params, x: Tensor, output: int, tolerance: float, max_steps: int):
     """The top eigenvalues, their eigenvectors in the space searched, and the lift out of it."""
+    checks.number("tolerance", tolerance, above=True)
+    checks.whole("max_steps", max_steps, 1)
     b, first = stacked(module, params), next(iter(params.values()))
     lead = (b,) if b else ()
     small = compressed_hessian(module, params, x, output)
@@ -214,43 +248,71 @@ def gauss_newton(
     step that moves the linearised outputs along -g. `dense` forms A A^T and factors it (Cholesky),
     and refines the solution; else conjugate gradients on products, preconditioned by the mean
     kernel over outputs, to `tolerance`. `relative`: the damping is one of the mean diagonal of
-    A A^T. Raises ValueError where A A^T + damping is singular, the tolerance is out of reach, or
-    `y` is no target of this loss. Source: Buffelli et al. (2024), section 3; Cai et al. (2019).
+    A A^T. Raises ValueError where A A^T + damping is singular, the tolerance is out of reach, an
+    undamped step out of range, or `y` is no target of this loss. Source: Buffelli et al. (2024),
+    section 3; Cai et al. (2019).
     """
-    require(damping >= 0, f"damping must be >= 0, got {damping}")
+    checks.number("damping", damping)
+    checks.number("tolerance", tolerance, above=True)
+    checks.whole("max_products", max_products, 1)
+    checks.tensors(y=y, outputs=J.value)
     require(y.shape == J.value.shape, f"y must have the shape of the outputs, "
              f"{tuple(J.value.shape)}, got {tuple(y.shape)}")  # fmt: skip
+    require_targets(loss, y)
     f = J.value
-    A, g = J, loss.gradient(f, y)
-    w = g
+    require(f.dtype.itemsize >= 4, f"outputs must be in single precision at least, got {f.dtype}")
+    checks.finite(outputs=f)
+    A, S, w = J, None, loss.gradient(f, y)
     if hessian and loss.curved:
-        root, w = loss.root(f), loss.whitened(f, y)
-        off = ((root @ w.unsqueeze(-1)).squeeze(-1) - g).abs().max() / g.abs().max().clamp(min=1)
-        inside = bool(off <= torch.finfo(g.dtype).eps ** 0.5)
-        require(inside, "the targets must be probabilities: in the range 0..1, with sum 1")
-        A = J.left_multiply(root)
+        S, w = loss.root(f), loss.whitened(f, y)
+        A = J.left_multiply(S)
 
     ridge = w.new_full(w.shape[:-2], damping)
     if relative:
         ridge = ridge * A.diagonal().mean((-2, -1))
+    if S is not None and bool((lost := beyond(S, w)).any()):
+        scale = J.diagonal().amax((-2, -1))
+        require(bool((ridge >= torch.finfo(w.dtype).eps * scale)[lost.any(-1)].all()), BEYOND)
+
+    u, residual, products = _solved(A, S, w, ridge, dense, tolerance, max_products)
+    return Step(A.vjp(-u), residual, products)
+
+
+def _solved(A: Jacobian, S: Tensor | None, w, ridge, dense: bool, tolerance: float, most: int):
+    """u with (A A^T + ridge) u = w, the residual relative to w, and the products that took.
+
+    w is large where an output is surely wrong, and all others must come right beside it: what the
+    ridge alone gives there is taken first, in double precision, and the rest is solved for.
+    """
 
     def product(u: Tensor) -> Tensor:
-        return A.ntk_vp(u) + ridge[..., None, None] * u
+        return A.ntk_vp(u.to(w)).to(u) + ridge[..., None, None] * u
+
+    tiny = torch.finfo(w.dtype).tiny
+
+    def length(v: Tensor) -> Tensor:
+        return torch.linalg.matrix_norm(v).clamp(min=tiny)
+
+    def outputs(v: Tensor) -> Tensor:
+        return v if S is None else (S.to(v) @ v.unsqueeze(-1)).squeeze(-1)
 
     solve = _cholesky(A, ridge) if dense else _mean_kernel(A, ridge)
-    size = torch.linalg.matrix_norm(w).clamp(min=torch.finfo(w.dtype).tiny)
-    u, rest, products = torch.zeros_like(w), w, 0
+    whole, products = w.double(), 0
+    large = whole.abs() > torch.finfo(w.dtype).eps ** -0.5
+    u = torch.where(large, whole / (A.diagonal() + ridge[..., None, None]), 0)
+    rest = first = whole - product(u) if bool(large.any()) else whole
     while True:  # the residual that the recurrence carries drifts: begin anew from the true one
-        goal = tolerance * size
-        more, count = _conjugate_gradients(product, rest, solve, goal, max_products - products)
+        goal = torch.minimum(tolerance * length(first), length(rest) / 2).clamp(min=tiny)
+        more, count = _conjugate_gradients(product, rest.to(w), solve, goal, most - products)
         u, products = u + more, products + count + 1
-        rest, before = w - product(u), rest
-        residual = torch.linalg.matrix_norm(rest) / size
+        rest, before = whole - product(u), rest
+        left, off = length(rest) / length(whole), length(outputs(rest)) / length(outputs(whole))
+        residual = torch.minimum(length(rest) / length(first), torch.maximum(left, off))
         if bool((residual <= tolerance).all()):
-            return Step(A.vjp(-u), residual, products)
-        slow = torch.linalg.matrix_norm(rest) > 0.5 * torch.linalg.matrix_norm(before)
+            return u.to(w), residual.to(w), products
+        slow = length(rest) > 0.5 * length(before)
         require(
-            products < max_products and not bool((slow & (residual > tolerance)).any()),
+            products < most and not bool((slow & (residual > tolerance)).any()),
             f"residual {residual.max():.2g} after {products} products, {tolerance:g} was asked for:"
             " the kernel is close to singular, more damping or precision is needed",
         )

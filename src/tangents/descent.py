@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from tangents import checks
 from tangents.curvature import gauss_newton
-from tangents.functional import Params, axpy, require
+from tangents.functional import Params, axpy, require, select
 from tangents.losses import OutputLoss
 from tangents.problem import Point, Problem
 
@@ -44,12 +45,14 @@ class Batch(NamedTuple):
 
 def gradient_descent(rate: float | Float[Tensor, " b"]) -> Rule:
     """w' = w - rate g. On minibatches: stochastic gradient descent."""
+    checks.rates("rate", rate, zero=True)
     return Rule(lambda _: (), lambda here, state: (_move(here.params, here.gradient, rate), state))
 
 
 def momentum(rate: float | Float[Tensor, " b"], memory: float = 0.9) -> Rule:
     """Heavy ball: v' = memory v + g, w' = w - rate v' (Polyak 1964, in the scaling of PyTorch)."""
     require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
+    checks.rates("rate", rate, zero=True)
 
     def step(here, v):
         v = _blend(memory, v, 1.0, here.gradient)
@@ -76,6 +79,8 @@ def adam(
     Source: Kingma & Ba (2015), algorithm 1.
     """
     require(all(0 <= m < 1 for m in memory), f"memory must lie in [0, 1), got {memory}")
+    checks.rates("rate", rate, zero=True)
+    checks.number("eps", eps)
     keep, keep_square = memory
 
     def step(here, state):
@@ -98,6 +103,8 @@ def gauss_newton_descent(
     For an `OutputLoss`; `damping` stands beside the Gauss-Newton matrix of the sum over examples,
     and `options` go to `curvature.gauss_newton`. Source: Buffelli et al. (2024), section 3.
     """
+    checks.rates("rate", rate, zero=True)
+    checks.number("damping", damping)
 
     def step(here, state):
         problem, J = here.problem, here.point.jacobian
@@ -128,6 +135,7 @@ class Descent:
 
 def draws(n: int, size: int, generator: Generator) -> Iterator[Int[Tensor, " m"]]:
     """Batches of `size` distinct examples out of n, each drawn afresh, without end."""
+    checks.whole("the size of a batch", size)
     require(1 <= size <= n, f"a batch must hold 1 to {n} examples, got {size}")
     return (_shuffled(n, generator)[:size] for _ in iter(int, 1))
 
@@ -137,6 +145,7 @@ def epochs(n: int, size: int, generator: Generator) -> Iterator[Int[Tensor, " m"
 
     The last batch of an epoch holds what is left.
     """
+    checks.whole("the size of a batch", size)
     require(1 <= size <= n, f"a batch must hold 1 to {n} examples, got {size}")
     return (rows for _ in iter(int, 1) for rows in _shuffled(n, generator).split(size))
 
@@ -160,7 +169,7 @@ def descend(
     the first before any update. Raises ValueError for unusable input.
     """
     problem = Problem.start(module, params, x, y, alpha, loss, rule.factored)
-    require(steps >= 0, f"steps must be at least 0, got {steps}")
+    checks.whole("steps", steps)
     return updates(problem, params, rule, steps, batches)
 
 
@@ -185,6 +194,8 @@ def updates(
             require(rows is not None, f"the batches end after {step}: {steps + 1} are needed")
             whole = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
             require(whole, "a batch must be a vector of row numbers, and hold one at least")
+            inside = bool(((rows >= 0) & (rows < len(problem.y))).all())
+            require(inside, f"a batch must hold rows from 0 to {len(problem.y) - 1}")
             rows = rows.to(problem.y.device)
             part = problem.batch(rows)
         here = part.at(params, rule.factored)
@@ -193,13 +204,46 @@ def updates(
             params, memory = rule.step(Batch(part, here), memory)
 
 
+def leaving(
+    problem: Problem,
+    params: Params,
+    rule: Callable[[Int[Tensor, " k"]], Rule],
+    steps: int,
+    done: Callable[[Int[Tensor, " k"], Descent], Bool[Tensor, " k"]],
+) -> Iterator[tuple[Int[Tensor, " k"], Descent]]:
+    """`updates` on all examples, of a stack that each network leaves when it is done.
+
+    Yields the places (k,) of those that are still there, and their state. `done` says of a state
+    whose last it is; `rule` gives the rule of the networks at these places, one without memory.
+    """
+    live, step = torch.arange(len(problem.alpha), device=problem.y.device), -1
+    while len(live):
+        before = max(step, 0)
+        for state in updates(problem.select(live), params, rule(live), steps - before):
+            state = replace(state, step=before + state.step)
+            if state.step == step:  # known already, to more networks
+                continue
+            step = state.step
+            yield live, state
+            gone = done(live, state)
+            if gone.any():
+                break
+        else:
+            return
+        rest = (~gone).nonzero().flatten()
+        live, params = live[rest], select(state.params, rest)
+
+
 def _shuffled(n: int, generator: Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device)
 
 
 def _move(params: Params, direction: Params, rate: float | Tensor) -> Params:
     some = next(iter(params.values()))
-    rates = torch.as_tensor(rate, dtype=some.dtype, device=some.device).expand(len(some))
+    rates = torch.as_tensor(rate, dtype=some.dtype, device=some.device)
+    fits = rates.dim() == 0 or rates.shape == (len(some),)
+    require(fits, f"a rate must be a number, or ({len(some)},), got {tuple(rates.shape)}")
+    rates = rates.expand(len(some))
     return axpy(-rates, direction, params)
 
 

@@ -6,50 +6,55 @@
 from torch import Tensor, nn
 
 from tangents._ntk.disk import ntk_on_disk
-from tangents._ntk.route import Route
+from tangents._ntk.guard import admitted
+from tangents._ntk.inputs import Inputs
+from tangents._ntk.route import Route, rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
-from tangents.functional import Params, require, stacked
+from tangents.functional import Params, require
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 
 
-def jacobian(module: nn.Module, params: Params, x: Tensor) -> Jacobian:
+@rerouted
+def jacobian(module: nn.Module, params: Params, x: Inputs) -> Jacobian:
     """The factored Jacobian at x (n, ...): a pass forward, and passes back for all outputs.
 
-    `module` maps (n, ...) to (n, c), each example by itself. For a stack of b networks, `params`
-    have a leading axis b. Linear, convolutional, embedding and normalisation layers are
-    structured, at several positions or in several calls too, if their structured gradient agrees
-    with automatic differentiation; all other parameters take the general route. Raises ValueError
-    for a module that is not a map of single examples.
+    `module` maps (n, ...) to (n, ...), each example by itself; outputs are flattened to (n, c). `x`
+    is a tensor, or a dict, tuple or list of such with a common first axis, which the module gets as
+    its one argument. `params` of one network, or of a stack of b with a leading axis b, may hold
+    fewer names than the module: J has their columns, and all others keep the module's own values,
+    as in `{k: v for k, v in params.items() if k.startswith("head.")}`. J is of the outputs' type or
+    of the parameters', whichever holds more.
 
-    The way is found once for a module as it is (layers, modes, settings, hooks, functions), near
-    the given weights, on three examples one by one and in two orders; a module that draws torch's
-    random numbers is refused. Of every batch the outputs of four examples are compared with what
-    they are by themselves, and, of known layers once for each size of batch, J^T u with automatic
-    differentiation. What escapes: coupling that leaves these four as they are, rows that are
-    reordered inside later batches alone, other sources of chance, globals that the module reads.
+    Linear, convolutional, embedding and normalisation layers are structured, at several positions
+    or in several calls too, where that is right; all other parameters take the general route. The
+    result carries no graph: parameters that are the module's own, or plain tensors, are taken as
+    they are, and whatever else asks for a derivative is refused. ValueError for this, and for what
+    `ntk` says is refused.
     """
-    b = stacked(module, params)
+    params, b = admitted(module, params, x=x)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
 
 
+@rerouted
 def ntk(
     module: nn.Module,
     params: Params,
-    x1: Tensor,
-    x2: Tensor | None = None,
+    x1: Inputs,
+    x2: Inputs | None = None,
     outputs: str = "full",
     budget: float | None = None,
 ) -> Tensor:
     """The empirical tangent kernel Theta (n, m, c, c) between inputs x1 (n, ...) and x2 (m, ...).
 
     Without `x2`, between x1 and itself. `outputs`: "full"; the "diagonal" over outputs (n, m, c);
-    their "trace" (n, m). For a stack of b networks with a leading axis b. Beside the result about
-    `budget` bytes are used, by default a quarter of those free. Raises ValueError for what
-    `jacobian` refuses, where a parameter, an input or an output is not finite, and where half
-    precision does not hold the kernel. Source: Jacot et al. (2018), section 4; Novak et al. (2022),
-    section 3.
+    their "trace" (n, m). Modules, parameters and inputs as for `jacobian`; for a stack of b
+    networks with a leading axis b. Beside the result about `budget` bytes are used, by default a
+    quarter of those free. ValueError where a parameter, an input or an output is not finite, where
+    half precision does not hold the kernel, and for a module that couples examples, draws random
+    numbers or writes into its buffers. What is compared for that, when, and what escapes it:
+    `tangents._ntk.route`. Source: Jacot et al. (2018), section 4; Novak et al. (2022), section 3.
     """
     tiles = Tiles.of(module, params, x1, x2, outputs, budget).thin()
     out = tiles.empty(*tiles.sides)

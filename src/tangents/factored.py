@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangents import checks
 from tangents.functional import Params, require, tile_rows
 
 OUTPUTS = {"full": 2, "diagonal": 1, "trace": 0}  # axes of a kernel that outputs have
@@ -88,8 +89,12 @@ class Jacobian:
         second = other or self
         *s, n, c = self.value.shape
         m, full, trace = second.value.shape[-2], outputs == "full", outputs == "trace"
+        shape = (*s, n, m, *[c] * OUTPUTS[outputs])
         if out is None:
-            out = blank(self.value, (*s, n, m, *[c] * OUTPUTS[outputs]), outputs)
+            out = blank(self.value, shape, outputs)
+        else:
+            checks.alike(out=out, outputs=self.value)
+            checks.shaped("out", out, *shape)
         found = _by_output(out, outputs)
         positions = max((f.b.shape[-2] for t in (self, second) for f in t.factors), default=1)
         size = max(1, tile_rows(self.value, TILE) // positions)  # the examples of a tile
@@ -118,15 +123,16 @@ class Jacobian:
     def _kind(self) -> tuple:
         """What the Jacobians of one network have in common at all inputs."""
         factors = [(f.weight, f.bias, f.shape, f.scale) for f in self.factors]
-        return (*self.value.shape[:-2], self.value.shape[-1], factors)
+        return (*self.value.shape[:-2], self.value.shape[-1], self.value.dtype, factors)
 
     def diagonal(self) -> Float[Tensor, "*s n c"]:
         """|J_ik|^2 for each row."""
         return sum(f.squares() for f in self.factors).mT
 
     def jvp(self, v: Params) -> Float[Tensor, "*s n c"]:
-        """J v, the change of the output per unit step along v."""
-        total = 0
+        """J v, the change of the output per unit step along v, which has the parameters' shapes."""
+        self._require_direction(v)
+        total, v = 0, {k: t.to(self.value) for k, t in v.items()}
         for f in self.factors:
             *s, _, n, q, o = f.b.shape
             if f.a is None:
@@ -146,6 +152,8 @@ class Jacobian:
 
     def vjp(self, u: Float[Tensor, "*s n c"]) -> Params:
         """J^T u, the gradient of <u, f>."""
+        checks.alike(u=u, outputs=self.value)
+        checks.shaped("u", u, *self.value.shape)
         out = {}
         for f in self.factors:
             *s, c, n, q, o = f.b.shape
@@ -174,6 +182,8 @@ class Jacobian:
 
     def left_multiply(self, root: Float[Tensor, "*s n c r"]) -> "Jacobian":
         """S^T J, with a matrix S (c, r) for each example: r outputs that mix the c outputs."""
+        checks.alike(root=root, outputs=self.value)
+        checks.shaped("root", root, *self.value.shape, *root.shape[-1:])
         factors = []
         for f in self.factors:
             *s, c, n, q, o = f.b.shape
@@ -181,6 +191,18 @@ class Jacobian:
             factors.append(replace(f, b=b.unflatten(-1, (q, o)).movedim(-4, -3)))
         value = (root.mT @ self.value.unsqueeze(-1)).squeeze(-1)
         return Jacobian(value, tuple(factors))
+
+    def _require_direction(self, v: Params) -> None:
+        names: set[str | None] = {None}
+        for f in self.factors:
+            *s, _, _, _, o = f.b.shape
+            names |= {f.weight, f.bias}
+            for name, shape in ((f.weight, f.shape), (f.bias, (o,))):
+                if name is not None:
+                    require(name in v, f"a direction lacks {name!r}")
+                    checks.shaped(repr(name), v[name], *s, *shape)
+        strange = next((name for name in v if name not in names), None)
+        require(strange is None, f"a direction holds {strange!r}, which is no parameter")
 
     def map(self, function: Callable, *others: "Jacobian") -> "Jacobian":
         """`function` of the value and of each factor's tensors (and of those of the others).
@@ -197,6 +219,9 @@ class Jacobian:
 
 def stack_jacobians(networks: list[Jacobian]) -> Jacobian:
     """The Jacobians of several networks of one kind on a leading axis."""
+    require(len(networks) > 0, "there are no Jacobians")
+    alike = all(t._kind() == networks[0]._kind() for t in networks)
+    require(alike, "the Jacobians are not of networks of one kind")
     first, *others = (t.map(lambda v: v.unsqueeze(0)) for t in networks)
     return first.map(lambda *v: torch.cat(v), *others)
 

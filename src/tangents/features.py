@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from tangents import kernels
+from tangents import checks, kernels
 from tangents.functional import require
 from tangents.models import normal
 
@@ -108,9 +108,11 @@ class NTKFeatures:
         features for their density: directions alone count (Han et al. 2021, theorem 3). `sketch`:
         one of `SKETCHES`. Raises ValueError for sizes that leave nothing to one of the two.
         """
+        checks.whole("size", size, 1)
         units = units or size // 2
         units += (size - units) % 2
-        require(d >= 1 and depth >= 1, f"d and depth must be at least 1, got {d} and {depth}")
+        for name, value in dict(d=d, size=size, depth=depth, units=units).items():
+            checks.whole(name, value, 1)
         require(sketch in SKETCHES, f"sketch must be one of {', '.join(SKETCHES)}, got {sketch!r}")
         require(0 < units < size - 1, f"{size} features leave none to {units} units or the sketch")
         generator, steps, sketches = Generator().manual_seed(seed), [], []
@@ -126,6 +128,8 @@ class NTKFeatures:
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n m"]:
         d = len(self.steps[0][0])
+        checks.tensors(inputs=x)
+        checks.finite(inputs=x)
         require(x.dim() == 2 and x.shape[1] == d, f"inputs must be (n, {d}), got {tuple(x.shape)}")
         phi = psi = x / math.sqrt(d)
         for (w0, w1), sketch in zip(self.steps, self.sketches, strict=True):
@@ -147,7 +151,15 @@ class Moments:
     @classmethod
     def of(cls, blocks: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
         """Those of all rows of blocks (z, y), in memory (m, m). Raises ValueError for no rows."""
-        parts = (cls(z.mT @ z, z.mT @ y, len(z)) for z, y in blocks)
+
+        def part(z: Tensor, y: Tensor) -> "Moments":
+            checks.tensors(z=z, y=y)
+            fits = z.dim() == y.dim() == 2 and len(z) == len(y)
+            got = f"{tuple(z.shape)} and {tuple(y.shape)}"
+            require(fits, f"a block is features (n, m) and targets (n, c), got {got}")
+            return cls(z.mT @ z, z.mT @ y, len(z))
+
+        parts = (part(z, y) for z, y in blocks)
         found = functools.reduce(operator.add, parts, None)
         require(found is not None and found.n > 0, "there are no rows")
         return found
@@ -164,4 +176,5 @@ class Moments:
         Raises ValueError for none, or one that is not positive.
         """
         require(min(penalties, default=0) > 0, f"penalties must be positive, got {penalties}")
+        require(self.n > 0, "there are no rows")
         return kernels.ridge(self.gram, self.moment, [p * self.n for p in penalties])

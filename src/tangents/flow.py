@@ -6,6 +6,7 @@ size, time and stopping point; one network is a stack of length one. Networks th
 the stack, so that the slow ones do not pay for the fast ones.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from tangents import checks
 from tangents.functional import (
     Params,
     axpy,
@@ -60,6 +62,9 @@ class GradientFlow:
     """
 
     def __init__(self, tolerance: float = 1e-4, change: float = 0.1, implicit: bool = False):
+        if tolerance != math.inf:  # then the change of the outputs decides alone, as for ReLU
+            checks.number("tolerance", tolerance, above=True)
+        checks.number("change", change, above=True)
         self.tolerance, self.change, self.implicit = tolerance, change, implicit
 
     def init(self, params: Params) -> Params:
@@ -93,6 +98,9 @@ class ContinuousMomentum:
     implicit = False
 
     def __init__(self, mu: float = 1000.0, change: tuple[float, float] = (1e-4, 1e-2)):
+        checks.number("mu", mu, above=True)
+        require(0 < change[0] <= change[1] < math.inf, f"change must be two positive numbers in "
+                f"order, got {change}")  # fmt: skip
         self.mu, self.change, self.grow_below = mu, change[1], change[0] / change[1]
 
     def init(self, params: Params) -> Params:
@@ -161,7 +169,9 @@ def flow(
     ValueError for input that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
     rule = rule or GradientFlow()
+    checks.whole("max_steps", max_steps, 1)
     problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit, dtype)
+    checks.tensors(dt=dt, alpha=alpha)
     require_positive("dt", dt)
     require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
     return _integrate(problem, params, dt, rule, max_steps)
@@ -215,9 +225,10 @@ def batch_flow(
     Geiger et al. (2019), section 2, on set-up B.
     """
     rule = rule or ContinuousMomentum(10.0, (0.1, 0.3))
+    checks.whole("batch", batch, 1)
+    checks.whole("max_steps", max_steps, 1)
     one = x.new_full((1,), alpha)
     problem = Problem.start(module, params, x, y, one, loss, dtype=dtype)
-    require(batch >= 1, f"batch must be at least 1, got {batch}")
     require(len(one) == stacked(module, params), "params must be a stack of one network")
     return _by_batches(problem, params, rule, batch, generator, max_steps)
 

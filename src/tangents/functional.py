@@ -5,13 +5,15 @@ leading axis: in a *stack* of b networks every tensor has shape ``(b, ...)``, an
 here that reduces, reduces within each network.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
 Params = dict[str, Tensor]
@@ -43,18 +45,50 @@ def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
     return {name: value[index] for name, value in tensors.items()}
 
 
-def call(module: nn.Module, params: Params, x: Tensor, **options: object) -> Any:
-    """The module at these parameters, its own left as they are. A tensor that stands in several
-    layers is one parameter, known by its first name. Source: `torch.func.functional_call`, which
-    leaves plain tensors in a layer that has two names."""
+def call(module: nn.Module, params: Params, x: Any, **options: object) -> Any:
+    """The module at these parameters, its own left as they are, and used for names that `params`
+    lack. A tensor that stands in several layers is one parameter, known by its first name. Source:
+    `torch.func.functional_call`, which leaves plain tensors in a layer that has two names."""
+    return within(module, params, lambda: module(x, **options))
+
+
+def within(module: nn.Module, params: Params, body: Callable[[], Any]) -> Any:
+    """`body()` while the module has these parameters, as for `call`. A pass back belongs inside
+    where it may compute activations anew, as checkpoints do."""
     given, first = {}, {}
     for prefix, layer in module.named_modules():  # each once
         for k, p in layer._parameters.items():
             name = f"{prefix}.{k}" if prefix else k
             known = first.setdefault(id(p), name)
             if p is not None and known in params:
-                given[name] = params[known]
-    return torch.func.functional_call(module, given, (x,), options, tie_weights=False)
+                given[f"module.{name}"] = params[known]
+    whole = nn.Module()
+    whole.module, whole.forward = module, body
+    return torch.func.functional_call(whole, given, (), tie_weights=False)
+
+
+QUIET = (  # what torch warns of on its way to derivatives
+    "There is a performance drop", "TF32 acceleration", "`torch.jit.script`",
+    "None of the inputs have requires_grad",
+)  # fmt: skip
+
+
+@contextmanager
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Attention and recurrent layers by operations that have every derivative, forward and second
+    ones too, and that `vmap` takes; what functorch warns of on the way is not shown."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as done:
+        done.enter_context(warnings.catch_warnings())
+        for message in QUIET:
+            warnings.filterwarnings("ignore", message)
+        done.enter_context(sdpa_kernel(SDPBackend.MATH))
+        done.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+            for backend in (torch.backends.mkldnn, torch.backends.cudnn):
+                done.enter_context(backend.flags(enabled=False))
+        yield
 
 
 def outputs(module: nn.Module, params: Params, x: Tensor) -> Float[Tensor, "b n *c"]:
@@ -71,23 +105,28 @@ def outputs(module: nn.Module, params: Params, x: Tensor) -> Float[Tensor, "b n 
     return torch.stack(each)
 
 
-def stacked(module: nn.Module, params: Params) -> int:
+def stacked(module: nn.Module, params: Params, partial: bool = False) -> int:
     """Length of the stack that the parameters of `module` are, 0 for those of a single network.
 
-    Raises ValueError for a name that is missing or none of the module's, and for another shape.
+    Raises ValueError for a name that is missing, unless they may be `partial`, or none of the
+    module's, and for another shape.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
     strange = next((name for name in params if name not in own), None)
     require(strange is None, f"params hold {strange!r}: accepted are {', '.join(own)}")
     sizes = set()
     for name, p in module.named_parameters():
-        require(name in params, f"params lack {name!r}")
+        require(partial or name in params, f"params lack {name!r}")
+        if name not in params:
+            continue
         want, got = tuple(p.shape), tuple(params[name].shape)
         extra = len(got) - len(want)
         fits = extra in (0, 1) and got[extra:] == want
         require(fits, f"{name!r} must have shape {want}, got {got}")
-        sizes.add(got[0] if extra else 0)
+        sizes.add((got[0] or None) if extra else 0)
+    require(len(sizes) > 0, "params hold no parameter")
     require(len(sizes) == 1, "params must all be of one network, or all of one stack")
+    require(None not in sizes, "params are a stack of 0 networks")
     return sizes.pop()
 
 
@@ -145,12 +184,13 @@ def linearise(module: nn.Module, params0: Params) -> Function:
     Source: Lee et al. (2019), eq. (3).
     """
 
-    def f(params: Params, x: Tensor) -> Tensor:
+    def f(params: Params, x: Any) -> Tensor:
         return call(module, params, x)
 
-    def f_lin(params: Params, x: Tensor) -> Tensor:
+    def f_lin(params: Params, x: Any) -> Tensor:
         shift = difference(params, params0)
-        value, slope = torch.func.jvp(lambda p: f(p, x), (params0,), (shift,))
+        with differentiable(module):
+            value, slope = torch.func.jvp(lambda p: f(p, x), (params0,), (shift,))
         return value + slope
 
     return f_lin

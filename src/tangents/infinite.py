@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from tangents import checks
 from tangents.factored import blocks
 from tangents.functional import require, tile_rows
 
@@ -34,10 +35,8 @@ def fully_connected(
     3.
     """
     require(activation in _DUALS, f"activation must be one of {', '.join(_DUALS)}: {activation!r}")
-    require(isinstance(depth, int) and depth >= 1,
-            f"depth must be a whole number, at least 1, got {depth}")  # fmt: skip
-    require(x1.is_floating_point(), f"inputs must be floating point, got {x1.dtype}")
-    require(x2 is None or x1.shape[1:] == x2.shape[1:], "x1 and x2 differ in dimension")
+    checks.whole("depth", depth, 1)
+    _require_inputs(2, x1, x2)
     same = x2 is None
     sides = [_Side.of(x, depth, activation) for x in ([x1] if same else [x1, x2])]
 
@@ -87,8 +86,9 @@ def convolutional(
     """
     require(activation in MEANS, f"activation must be one of {', '.join(MEANS)}: {activation!r}")
     other = x1 if x2 is None else x2
-    require(x1.shape[1:] == other.shape[1:], "x1 and x2 differ in shape")
-    require(x1.is_floating_point(), f"inputs must be floating point, got {x1.dtype}")
+    _require_inputs(4, x1, x2)
+    for name, value, least in (("kernel", kernel, 1), ("padding", padding, 0)):
+        checks.whole(name, value, least)
     require(kernel % 2 == 1 or not delta, f"a kernel of side {kernel} has no centre")
     means, both = MEANS[activation], (x1, other)
 
@@ -127,6 +127,15 @@ def convolutional(
         q, r = (shifted(means(v, v, v)[0], 1, stride, delta) for v in (q, r))
     k, slope = means(k, q[:, None, :, :, None, None], r[:, None, None])
     return k.mean((2, 3, 4, 5)), (k + theta * slope).mean((2, 3, 4, 5)) + bias
+
+
+def _require_inputs(axes: int, x1: Tensor, x2: Tensor | None) -> None:
+    given = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
+    checks.tensors(**given)
+    checks.finite(**given)
+    for name, x in given.items():
+        require(x.dim() == axes, f"{name} must have {axes} axes, got {tuple(x.shape)}")
+        require(x.shape[1:] == x1.shape[1:], "x1 and x2 differ in dimension")
 
 
 class _Side(NamedTuple):

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tangents import checks
 from tangents.factored import Jacobian
 from tangents.functional import Params, require
 from tangents.lanczos import lanczos
-from tangents.losses import OutputLoss
+from tangents.losses import OutputLoss, require_targets
 
 
 class Spectrum(NamedTuple):
@@ -28,9 +29,13 @@ class Spectrum(NamedTuple):
     values: Float[Tensor, "*s k"]
     vectors: Float[Tensor, "*s m k"]
     rest: Float[Tensor, "*s k"] | None = None
+    outputs: int = 0  # c, if known
 
     def into(self, u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s k"]:
         """Q^T u."""
+        checks.tensors(u=u)
+        c = self.outputs or u.shape[-1]
+        checks.shaped("u", u, *u.shape[:-2], self.vectors.shape[-2] // c, c)
         return (self.vectors.mT @ column(u.to(self.vectors)).unsqueeze(-1)).squeeze(-1)
 
     def out(self, modes: Float[Tensor, "*s k"], c: int) -> Float[Tensor, "*s n c"]:
@@ -44,9 +49,11 @@ def spectrum(kernel: Float[Tensor, "*s n n c c"]) -> Spectrum:
     In the kernel's precision: late training is decided by small eigenvalues, so hand in a kernel in
     double precision, whatever the network's. Raises ValueError for a kernel that is not finite.
     """
-    require(bool(kernel.isfinite().all()), "the kernel is not finite")
-    values, vectors = torch.linalg.eigh(matrix(kernel))
-    return Spectrum(values.clamp(min=0), vectors)
+    checks.tensors(kernel=kernel)
+    theta = matrix(kernel)
+    checks.symmetric(**{"the kernel": theta})
+    values, vectors = torch.linalg.eigh(theta)
+    return Spectrum(values.clamp(min=0), vectors, outputs=kernel.shape[-1])
 
 
 def krylov_spectrum(
@@ -58,17 +65,24 @@ def krylov_spectrum(
     checks the result. ValueError where the residual is zero. Source: Saad (1992), section 2, for
     functions of a matrix times a vector.
     """
+    checks.tensors(kernel=kernel, residual=residual)
     theta = matrix(kernel)
+    checks.symmetric(**{"the kernel": theta})
+    checks.shaped("residual", residual, *kernel.shape[:-3], kernel.shape[-1])
+    checks.finite(residual=residual)
+    checks.whole("rank", rank, 1)
     nonzero = bool(torch.linalg.matrix_norm(residual).all())
     require(nonzero, "the residual of a network is zero: it has nothing left to learn")
     found = lanczos(lambda v: (theta @ v.unsqueeze(-1)).squeeze(-1), column(residual), rank)
     values, vectors = torch.linalg.eigh(found.matrix)
     rest = found.rest.unsqueeze(-1) * vectors[..., -1, :]
-    return Spectrum(values.clamp(min=0), found.basis.mT @ vectors, rest)
+    return Spectrum(values.clamp(min=0), found.basis.mT @ vectors, rest, kernel.shape[-1])
 
 
 def matrix(kernel: Float[Tensor, "*s n m c c"]) -> Float[Tensor, "*s cn cm"]:
     """The full kernel as a matrix, output by output: row k n + i is output k of example i."""
+    full = kernel.dim() >= 4 and kernel.shape[-2] == kernel.shape[-1]
+    require(full, f"a full kernel is (n, m, c, c), got {tuple(kernel.shape)}")
     return kernel.movedim((-2, -1), (-4, -2)).flatten(-4, -3).flatten(-2, -1)
 
 
@@ -79,6 +93,7 @@ def column(u: Float[Tensor, "*s n c"]) -> Float[Tensor, "*s cn"]:
 
 def uncolumn(v: Float[Tensor, "*s cn"], c: int) -> Float[Tensor, "*s n c"]:
     """The inverse of `column`."""
+    require(v.shape[-1] % c == 0, f"{v.shape[-1]} numbers are not those of {c} outputs")
     return v.unflatten(-1, (c, -1)).mT
 
 
@@ -103,8 +118,15 @@ def leap(
     -J^T (1 - (1 - rate l)^K) / l residual. Source: Goldwaser & Ge (2023), with momentum as a
     power of the affine map of one step.
     """
-    rate = torch.as_tensor(rate, dtype=residual.dtype, device=residual.device).unsqueeze(-1)
-    require(bool((rate > 0).all()), "rate must be positive")
+    checks.tensors(residual=residual, outputs=J.value)
+    checks.shaped("residual", residual, *J.value.shape)
+    checks.finite(residual=residual)
+    checks.rates("rate", rate)
+    checks.number("tolerance", tolerance, above=True)
+    rate = torch.as_tensor(rate, dtype=residual.dtype, device=residual.device)
+    fits = rate.dim() == 0 or rate.shape == residual.shape[:-2]
+    require(fits, f"rate must be a number, or one for each network, got {tuple(rate.shape)}")
+    rate = rate.unsqueeze(-1)
     require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
     whole = steps == math.inf or (steps >= 0 and steps == int(steps))
     require(whole, f"steps must be an integer >= 0, or infinity, got {steps}")
@@ -216,12 +238,14 @@ def descent(rate: Float[Tensor, " *s"], steps: Float[Tensor, " *s"]) -> Gain:
 
     Each network of a stack may have a rate and a number of steps of its own.
     """
+    _require_lengths(rate=rate, steps=steps)
     rate, steps = rate.unsqueeze(-1), steps.unsqueeze(-1)
     return lambda values: _series(values, rate, steps)
 
 
 def flow(time: Float[Tensor, " *s"]) -> Gain:
     """(1 - exp(-l t)) / l: gradient flow for a time, an infinite one too."""
+    _require_lengths(time=time)
     time = time.unsqueeze(-1)
 
     def gain(values):
@@ -234,6 +258,7 @@ def flow(time: Float[Tensor, " *s"]) -> Gain:
 
 def damped(damping: Float[Tensor, " *s"]) -> Gain:
     """1 / (l + mu): the damped Gauss-Newton step, of minimum norm where mu is zero."""
+    _require_lengths(damping=damping)
     damping = damping.unsqueeze(-1)
 
     def gain(values):
@@ -245,6 +270,8 @@ def damped(damping: Float[Tensor, " *s"]) -> Gain:
 def heavy_ball(rate: Float[Tensor, " *s"], steps: int, memory: float) -> Gain:
     """Steps of heavy ball from rest, v' = memory v + g and w' = w - rate v', see `leap`."""
     require(0 <= memory < 1, f"memory must lie in [0, 1), got {memory}")
+    _require_lengths(rate=rate)
+    checks.whole("steps", steps)
     rate = rate.unsqueeze(-1)
 
     def gain(values):
@@ -252,6 +279,12 @@ def heavy_ball(rate: Float[Tensor, " *s"], steps: int, memory: float) -> Gain:
         return _heavy_ball(values, torch.ones_like(values), still, rate, steps, memory)[1]
 
     return gain
+
+
+def _require_lengths(**given: Tensor) -> None:
+    checks.tensors(**given)
+    for name, v in given.items():
+        require(bool((v >= 0).all()), f"{name} must not be negative or NaN, got {v.tolist()}")
 
 
 def respond(
@@ -287,11 +320,20 @@ def descend_outputs(
     end; all examples without. It costs one product with the batch's rows of the kernel, whatever
     the number of parameters is. Source: Goldwaser & Ge (2023); Lee et al. (2019), section 2.2.
     """
+    checks.tensors(kernel=kernel, f=f, y=y)
+    checks.finite(f=f)
+    checks.symmetric(**{"the kernel": matrix(kernel)})
+    checks.shaped("f", f, *kernel.shape[:-3], kernel.shape[-1])
+    checks.shaped("y", y, *f.shape)
+    require_targets(loss, y)
+    checks.rates("rate", rate)
     c = f.shape[-1]
     theta = matrix(kernel).unflatten(-2, (c, -1))  # symmetric: rows, which lie together, as columns
     coefficients, outputs = torch.zeros_like(f), f
     yield coefficients, outputs
     for rows in repeat(slice(None)) if batches is None else batches:
+        if isinstance(rows, Tensor):
+            require(len(rows.unique()) == len(rows), "a batch must hold distinct examples")
         step = rate * loss.gradient(outputs[..., rows, :], y[..., rows, :])
         coefficients = coefficients.clone()
         coefficients[..., rows, :] += step

@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian, blocks
 from tangents.functional import Params, hooked, outputs, require, select, stacked, where
-from tangents.losses import LOSSES, Loss, OutputLoss
+from tangents.losses import LOSSES, Loss, OutputLoss, require_targets
 
 CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
 
@@ -85,13 +86,9 @@ class Problem:
 
     def predictor(self, params: Params) -> Float[Tensor, "b n *c"]:
         """F at `params`."""
-        f = outputs(self.module, *self._passed(params))
+        f = outputs(self.module, *narrowed(params, self.x, self.dtype))
         f = (f[..., 0] if self.y.dim() == 1 else f).to(self.f0)
         return self.alpha.view(-1, *[1] * self.y.dim()) * (f - self.f0)
-
-    def _passed(self, params: Params) -> tuple[Params, Tensor]:
-        dtype = self.dtype or self.x.dtype
-        return cast(params, dtype), self.x.to(dtype)
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
@@ -99,13 +96,13 @@ class Problem:
         if not factored and len(parts) > 1:
             points = [self.select(i).at(select(params, i), False) for i in parts]
             return Point.joined(params, points)
-        J, (passed, x) = None, self._passed(params)
+        J, (passed, x) = None, narrowed(params, self.x, self.dtype)
         if factored:
             J = jacobian(self.module, passed, x)
             f, pull = J.value, J.vjp
         else:
             f, pull = _pass(self.module, passed, x)
-        f = (f[..., 0] if self.y.dim() == 1 else f).to(self.f0)
+        narrow, f = f.dtype, (f[..., 0] if self.y.dim() == 1 else f).to(self.f0)
         alpha, n = self.alpha.view(-1, *[1] * self.y.dim()), len(self.y)
         output = alpha * (f - self.f0)
         if isinstance(self.loss, Loss):
@@ -115,7 +112,7 @@ class Problem:
         else:
             value, stiffness = self.loss.value(output, self.y), None
             slope = self.loss.gradient(output, self.y) / (n * alpha)
-        gradient = cast(pull(slope.to(x.dtype)), self.f0.dtype)
+        gradient = {k: v.to(params[k]) for k, v in pull(slope.to(narrow)).items()}
         return Point(params, output, value.mean(-1) / self.alpha**2, gradient, stiffness, J)
 
     @classmethod
@@ -136,6 +133,8 @@ class Problem:
         be asked for with the `factored` Jacobian: f0 is then rounded as it is in these, and the
         predictor begins at zero. Passes are in `dtype`, that of x if none is given.
         """
+        checks.tensors(y=y, alpha=alpha, params=next(iter(params.values())))
+        checks.kind("x", x)
         if isinstance(loss, str):
             require(loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
             loss = LOSSES[loss]
@@ -153,14 +152,16 @@ class Problem:
             ends = y.shape[1:]
             fits = y.dim() == 2 and len(y) == len(x) and bool(y.isfinite().all())
             require(fits, f"y must hold finite targets (n, c) for each of the {len(x)} examples")
+            require_targets(loss, y)
         require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
-        whole, dtype = factored or x.device.type != "cpu", dtype or x.dtype
-        with torch.no_grad():
-            passed, z = cast(params, dtype), x.to(dtype)
+        whole = factored or x.device.type != "cpu"
+        with torch.no_grad(), checks.taken(x):
+            passed, z = narrowed(params, x, dtype)
             layer = 0.0 if whole else _largest_layer(module, select(passed, slice(1)), z)
             f0 = torch.cat([
                 outputs(module, select(passed, i), z) for i in _parts(b, layer * len(x))
-            ]).to(x)  # fmt: skip
+            ])  # fmt: skip
+        f0 = f0 if dtype is None else f0.to(x.dtype)
         want, got = (b, len(x), *(ends or (1,))), tuple(f0.shape)
         require(got == want, f"outputs must have shape (b, n, c) = {want}, got {got}")
         return cls(module, x, y, loss, alpha, f0 if ends else f0[..., 0], layer, dtype)
@@ -177,6 +178,11 @@ class Problem:
 def cast(tensors: Params, dtype: torch.dtype) -> Params:
     """The same parameters in another precision."""
     return {k: v.to(dtype) for k, v in tensors.items()}
+
+
+def narrowed(params: Params, x: Tensor, dtype: torch.dtype | None) -> tuple[Params, Tensor]:
+    """Parameters and inputs in the precision of a pass; as they are if none is given."""
+    return (params, x) if dtype is None else (cast(params, dtype), x.to(dtype))
 
 
 def _pass(module: nn.Module, params: Params, x: Tensor):
@@ -212,5 +218,6 @@ def _parts(b: int, size: float) -> list[slice]:
 
 def require_positive(name: str, values: Tensor) -> None:
     """ValueError where `values` (b,) are not all positive and finite."""
+    checks.tensors(**{name: values})
     usable = values.dim() == 1 and bool(((values > 0) & values.isfinite()).all())
     require(usable, f"{name} must hold a positive number for each network, got {values.tolist()}")

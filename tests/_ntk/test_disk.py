@@ -1,12 +1,16 @@
 """Kernels on disk are those in memory, whatever stops them on the way."""
 
 import errno
-import json
+import multiprocessing
+import os
+import time
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from torch import nn
 
 from tangents import models
 from tangents._ntk import disk
@@ -41,7 +45,7 @@ def test_a_stack_of_networks(tmp_path):
     close(torch.tensor(got), ntk(NET, params, X, outputs="trace"))
 
 
-def interrupted(path, blocks, monkeypatch):
+def interrupted(path, blocks, monkeypatch, x2=None):
     """A computation stopped after some blocks."""
     count, plain = 0, Tiles._tile
 
@@ -55,7 +59,7 @@ def interrupted(path, blocks, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Tiles, "_tile", some)
         with pytest.raises(KeyboardInterrupt):
-            ntk_on_disk(path, NET, PARAMS, X, progress=False)
+            ntk_on_disk(path, NET, PARAMS, X, x2, progress=False)
     assert not path.exists()
 
 
@@ -79,10 +83,10 @@ def test_it_goes_on_with_the_missing_blocks(tmp_path, monkeypatch):
     want, record = ntk(NET, PARAMS, X, outputs="trace"), counted(monkeypatch)
     got = ntk_on_disk(path, NET, PARAMS, X, progress=False)
     close(torch.tensor(got), want)
-    assert record == [(8, 4), (8, 8)]
+    assert record == [(0, 0), (8, 4), (8, 8)]  # of two examples, to compare
     again = ntk_on_disk(path, NET, PARAMS, X, progress=False)
-    assert np.array_equal(again, got) and len(record) == 2
-    assert len([json.loads(line) for line in journal.read_text().splitlines()]) == 7
+    assert np.array_equal(again, got) and record[3:] == [(0, 0)]
+    assert len(journal.read_text().splitlines()) == 7  # the one that was cut off too
 
 
 def test_it_begins_anew_without_its_part(tmp_path, monkeypatch):
@@ -113,12 +117,148 @@ def test_a_network_of_other_activation_or_head_is_another(tmp_path):
     assert len(set(heads)) == len(heads)
 
 
+class Hidden(nn.Module):
+    """Shows nothing of its activation."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.layer = function, nn.Linear(3, 2, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+def test_a_network_that_looks_the_same_is_another(tmp_path, monkeypatch):
+    path, net, other = tmp_path / "theta.npy", Hidden(torch.tanh), Hidden(torch.sin)
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    ntk_on_disk(path, net, params, X, progress=False)
+    assert repr(net) == repr(other)
+    with pytest.raises(ValueError, match=r"theta\.npy holds another kernel: the module gives"):
+        ntk_on_disk(path, other, params, X, progress=False)
+    os.replace(path, tmp_path / "theta.npy.part")
+    with pytest.raises(ValueError, match=r"theta\.npy holds another kernel: the module gives"):
+        ntk_on_disk(path, other, params, X, progress=False)
+
+
+def flipped(file, generator):
+    """One bit of a file is turned."""
+    data = bytearray(file.read_bytes())
+    at = generator.integers(8 * len(data))
+    data[at // 8] ^= 1 << at % 8
+    file.write_bytes(bytes(data))
+
+
+def truncated(file, generator):
+    data = file.read_bytes()
+    file.write_bytes(data[: generator.integers(len(data))])
+
+
+def zeroed(file, generator):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def foreign(file, generator):
+    with file.open("wb") as opened:
+        np.save(opened, generator.normal(size=(11, 11)))
+
+
+@pytest.mark.parametrize("damage", [flipped, truncated, zeroed, foreign])
+@pytest.mark.parametrize("which", [".part", ".blocks"])
+@pytest.mark.parametrize("x2", [None, X2], ids=["symmetric", "two sets"])
+def test_what_is_damaged_is_computed_anew(tmp_path, monkeypatch, x2, which, damage):
+    """A kernel that is not finished: no block that is missing is ever zero, or another's."""
+    want, generator = ntk(NET, PARAMS, X, x2, outputs="trace"), np.random.default_rng(0)
+    for attempt in range(4 if damage in (flipped, truncated) else 1):
+        path = tmp_path / f"{attempt}.npy"
+        interrupted(path, 3, monkeypatch, x2)
+        damage(path.with_name(path.name + which), generator)
+        close(torch.tensor(ntk_on_disk(path, NET, PARAMS, X, x2, progress=False)), want)
+        close(torch.tensor(ntk_on_disk(path, NET, PARAMS, X, x2, progress=False)), want)
+
+
+@pytest.mark.parametrize("damage", [flipped, truncated, zeroed, foreign])
+@pytest.mark.parametrize("which", ["", ".blocks"])
+def test_a_finished_kernel_that_is_damaged_is_refused_and_mended(tmp_path, which, damage):
+    want, generator = ntk(NET, PARAMS, X, outputs="trace"), np.random.default_rng(1)
+    for attempt in range(8 if damage in (flipped, truncated) else 1):
+        path = tmp_path / f"{attempt}.npy"
+        ntk_on_disk(path, NET, PARAMS, X, progress=False)
+        damage(tmp_path / (path.name + which), generator)
+        with pytest.raises(ValueError, match=r"is damaged|says which kernel") as refused:
+            ntk_on_disk(path, NET, PARAMS, X, progress=False)
+        assert "\n" not in str(refused.value)
+        os.replace(path, tmp_path / (path.name + ".part"))
+        close(torch.tensor(ntk_on_disk(path, NET, PARAMS, X, progress=False)), want)
+
+
+def test_a_kernel_beyond_the_numbers_is_refused(tmp_path):
+    large = {k: 1e12 * v.float() for k, v in PARAMS.items()}
+    with pytest.raises(ValueError, match=r"^the kernel is not finite in torch\.float32"):
+        ntk_on_disk(tmp_path / "t.npy", NET, large, X.float(), progress=False)
+    assert not (tmp_path / "t.npy").exists()
+
+
+def slowly(path):
+    """In a process of its own, some milliseconds a block."""
+    plain = Tiles._tile
+
+    def slow(*arguments):
+        time.sleep(0.005)
+        return plain(*arguments)
+
+    Tiles._tile = slow
+    ntk_on_disk(path, NET, PARAMS, X, progress=False)
+
+
+def child(path):
+    process = multiprocessing.get_context("fork").Process(target=slowly, args=(path,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that other tests left
+        process.start()
+    return process
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork")
+def test_a_kill_at_any_moment_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "BLOCK", 1)
+    want, moments = ntk(NET, PARAMS, X, outputs="trace"), np.random.default_rng(2)
+    path, journal = tmp_path / "theta.npy", tmp_path / "theta.npy.blocks"
+    kills, known, most = 0, [], 0.1
+    while not path.exists():
+        process, most = child(path), 1.3 * most  # to open takes its time on a machine under load
+        process.join(moments.uniform(0, most))
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+        lines = journal.read_bytes().splitlines() if journal.exists() else []
+        assert lines[: len(known)] == known  # which only grows
+        known = lines
+    assert kills > 2
+    close(torch.tensor(ntk_on_disk(path, NET, PARAMS, X, progress=False)), want)
+    done = [line for line in known if line]
+    assert len(done) == len(set(done)) == 66  # no block was computed twice
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork")
+def test_a_second_writer_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "BLOCK", 1)
+    path, journal = tmp_path / "theta.npy", tmp_path / "theta.npy.blocks"
+    process = child(path)
+    while not journal.exists():
+        time.sleep(0.001)
+    with pytest.raises(OSError, match="another process computes this kernel: wait for its end"):
+        ntk_on_disk(path, NET, PARAMS, X, progress=False)
+    process.join()
+    got = ntk_on_disk(path, NET, PARAMS, X, progress=False)
+    close(torch.tensor(got), ntk(NET, PARAMS, X, outputs="trace"))
+
+
 def test_a_full_disk_is_told_before_the_work(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(disk.os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"no room for the kernel, 9\.68e-07 GB: No space left"):
+    with pytest.raises(OSError, match=r"no room for the kernel, 1\.1e-06 GB: No space left"):
         ntk_on_disk(tmp_path / "theta.npy", NET, PARAMS, X, progress=False)
     assert not any(tmp_path.iterdir())
 

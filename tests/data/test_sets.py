@@ -7,11 +7,13 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
 import textwrap
 import time
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +213,57 @@ def test_a_damaged_archive_brought_by_hand_is_passed_over(small):
     (folder / f"{NAMES[0]}.gz").write_bytes(b"no gzip")
     fetch("mnist")
     assert calls == ["somewhere"]
+
+
+def test_an_archive_too_large_is_refused_before_it_is_unpacked(small, monkeypatch, tmp_path):
+    """A gigabyte of zeros, of which no more is unpacked than a raw file may have."""
+    monkeypatch.setattr(sources, "LARGEST", 2**20)
+    folder = small(failing("nowhere", DataError("not here")), source(small_mnist()))
+    folder.mkdir(parents=True)
+    source(small_mnist()).download(folder)
+    with gzip.open(folder / f"{NAMES[0]}.gz", "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(bytes(2**24))
+    tracemalloc.start()
+    fetch("mnist")  # from the second source
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    for name, unpack in (("a.zip", sources.unzip), ("a.tgz", sources.untar)):
+        packed = tmp_path / unpack.__name__
+        packed.mkdir()
+        if name == "a.zip":
+            with zipfile.ZipFile(packed / name, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("large", bytes(2**21))
+        else:
+            with tarfile.open(packed / name, "w:gz") as tar:
+                add(tar, "large", bytes(2**21))
+        with pytest.raises(DataError, match="large has more than 1048576 bytes"):
+            unpack(packed)
+        monkeypatch.setattr(sources, "LARGEST", 2**22)
+        assert unpack(packed) == {"large": bytes(2**21)}
+        monkeypatch.setattr(sources, "LARGEST_SET", 2**20)
+        with pytest.raises(DataError, match="more than"):
+            unpack(packed)
+        monkeypatch.setattr(sources, "LARGEST", 2**20)
+        monkeypatch.setattr(sources, "LARGEST_SET", 2**30)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_refused_and_left(small, kind):
+    folder = small()
+    fetch("mnist")
+    path = folder / NAMES[0]
+    path.unlink()
+    made = {"pipe": os.mkfifo, "device": lambda p: p.symlink_to("/dev/zero"), "folder": Path.mkdir}
+    made[kind](path)
+    row = next(row for row in status() if row["name"] == "mnist")
+    assert row["state"] == "damaged" and row["bytes"] > 0
+    with pytest.raises(DataError, match=f"{NAMES[0]} is no file: remove it") as error:
+        fetch("mnist")
+    assert "\n" not in str(error.value) and (path.exists() or path.is_symlink())
+    os.rename(path, folder / f"{NAMES[0]}.gz")  # nor is it an archive
+    fetch("mnist")
+    assert sources.state(DATASETS["mnist"]) == "verified"
 
 
 def test_what_a_killed_process_left_is_cleared(small):

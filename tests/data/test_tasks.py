@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from tangents.data import sources, tasks
 from tangents.data.sets import DATASETS, load
 from tangents.data.sources import DataError
-from tangents.data.tasks import Task, classes, pair, parity, table
+from tangents.data.tasks import Task, classes, pair, parity, table, xor
 
 
 @pytest.fixture
@@ -295,3 +295,13 @@ def test_columns_of_images_in_colour_are_refused(monkeypatch):
     monkeypatch.setattr(tasks, "load", lambda _: (np.zeros((4, 2, 2, 3)), np.zeros(4)))
     with pytest.raises(DataError, match="in colour"):
         tasks.image_columns("cifar-10", 2, 2)
+
+
+def test_xor_is_the_sign_of_a_product_and_has_no_linear_part():
+    task = xor(40_000, 3, d=4, seed=1)
+    assert torch.equal(task.y, (task.x[:, 0] * task.x[:, 1]).sign())
+    assert task.x_test.shape == (3, 4) and abs(task.y.mean()) < 0.02
+    assert (task.x.mT @ task.y / 40_000).abs().max() < 0.02
+    assert not torch.equal(task.x[:3], xor(3, 0, d=4, seed=2).x)
+    with pytest.raises(DataError, match="d=1: at least 1, 0 and 2 needed"):
+        xor(3, 0, d=1)

@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.interpolate import make_lsq_spline
 
 from tangents.lab.statistics import (
+    KNOTS,
     Ranking,
+    between,
     crossing,
+    explained,
     holm,
     jackknife,
     over_seeds,
@@ -18,6 +22,7 @@ from tangents.lab.statistics import (
     powers,
     ranking,
     slope,
+    smooth,
 )
 
 
@@ -114,3 +119,76 @@ def test_bars_join_only_where_no_two_differ():
 def test_nothing_to_rank_is_an_error(errors):
     with pytest.raises(LookupError, match="no data set on which two methods"):
         ranking(errors)
+
+
+# ---- what explains what
+
+
+def planted(count=60, seed=0):
+    """x in three groups that share their range, and noise."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(size=count), np.arange(count) % 3, rng.normal(size=count)
+
+
+def test_the_smooth_function_is_a_linear_spline_in_ranks():
+    x, _, noise = planted()
+    x = np.sort(x)
+    y = np.sin(3 * x) + 0.1 * noise
+    rank = (stats.rankdata(x) - 1) / (len(x) - 1)
+    knots = np.r_[0, np.linspace(0, len(x) - 1, KNOTS).round() / (len(x) - 1), 1]
+    assert smooth(x, y, x) == pytest.approx(make_lsq_spline(rank, y, knots, k=1)(rank))
+    beyond = smooth(x, y, [-9, x.min(), x.max(), 9])
+    assert beyond[0] == beyond[1] and beyond[2] == beyond[3]
+
+
+def test_tied_values_fix_the_function_between_and_beyond_them():
+    x, y = [0.1] * 30 + [1.0] * 20, [14.0] * 30 + [4.0] * 20
+    assert smooth(x, y, [0.01, 0.1, 0.3, 1.0, 10.0]) == pytest.approx([14, 14, 8, 4, 4])  # by rank
+    assert smooth([2.0] * 5, [1.0, 2, 3, 4, 5], [0.0, 2.0, 9.0]) == pytest.approx([3, 3, 3])
+
+
+def test_a_function_of_x_alone_is_explained_whatever_the_group():
+    x, group, noise = planted()
+    found = explained(x, (stats.rankdata(x) - 1) / 59, group)
+    assert found == pytest.approx((1, 0, 1), abs=0.02)
+    assert explained(noise, x, group).alone < 0.3 and explained(noise, x, group).left_out < 0.1
+
+
+def test_levels_of_groups_are_not_foretold_by_x():
+    x, group, _ = planted(600)
+    found = explained(x, [0.0, 1.0, 5.0] @ (group == np.arange(3)[:, None]), group)
+    assert found.alone < 0.02 and found.alone + found.groups == pytest.approx(1)
+    assert found.left_out < -0.5
+
+
+def test_shares_are_those_of_least_squares():
+    x, group, noise = planted()
+    y = x + (group == 2) + 0.1 * noise
+    rank = (stats.rankdata(x) - 1) / (len(x) - 1)
+    knots = np.linspace(0, len(x) - 1, KNOTS).round() / (len(x) - 1)
+    hats = [np.interp(rank, knots, hat) for hat in np.eye(KNOTS)]
+    design = np.column_stack([*hats, *(group == k for k in range(3))]).astype(float)
+    rest = y - design @ np.linalg.pinv(design) @ y
+    found = explained(x, y, group)
+    assert found.alone + found.groups == pytest.approx(1 - rest.var() / y.var())
+    left = [
+        y[group == k] - smooth(x[group != k], y[group != k], x[group == k]) for k in range(3)
+    ]  # fmt: skip
+    assert found.left_out == pytest.approx(1 - np.square(np.concatenate(left)).mean() / y.var())
+
+
+def test_an_increasing_function_of_x_explains_as_much():
+    x, group, noise = planted()
+    y = x**2 + 0.2 * noise
+    assert explained(np.exp(5 * x), y, group) == explained(x, y, group)
+
+
+@pytest.mark.parametrize("y, group", [([1, 1, 1], [0, 1, 1]), ([1, 2, 3], [0, 0, 0])])
+def test_nothing_to_explain_is_an_error(y, group):
+    with pytest.raises(ValueError, match="a y that varies, and two groups"):
+        explained([1, 2, 3], y, group)
+
+
+def test_the_share_between_groups():
+    y, group = np.array([1.0, 3, 5, 7]), list("aabb")
+    assert between(y, group) == pytest.approx(16 / 20)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import itertools
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +17,16 @@ import pytest
 
 from tangents.lab import provenance as origin_of
 from tangents.lab.provenance import PROVENANCE, provenance
-from tangents.lab.store import ResultsError, Store, publish, published, results_root, runs_root
+from tangents.lab.store import (
+    ResultsError,
+    Store,
+    measurements,
+    publish,
+    published,
+    results_root,
+    runs_root,
+    seal,
+)
 from tangents.lab.study import ROW, Config, Study, coerce, expand, fields, fingerprint
 from tests.toy import STUDY, Toy, rows
 
@@ -198,6 +209,14 @@ def test_the_commit_is_marked_where_the_source_differs(repository):
     assert origin_of.commit() == clean + "-dirty"
 
 
+def test_the_repository_is_never_locked(repository, monkeypatch):
+    """A process killed while it asks git must not leave the index locked."""
+    asked, plain = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda c, **k: asked.append(c) or plain(c, **k))
+    origin_of.commit()
+    assert asked and all("--no-optional-locks" in command for command in asked)
+
+
 def test_without_a_repository_the_commit_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(origin_of, "REPOSITORY", tmp_path)
     assert origin_of.commit.__wrapped__() == "unknown"
@@ -252,6 +271,24 @@ def test_the_same_runs_give_the_same_bytes(full_store, tmp_path):
     publish(STUDY, "smoke", shuffled, other)
     for name in ("toy-smoke.parquet", "toy-smoke.npz"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_full_disk_leaves_the_former_table(full_store, tmp_path, monkeypatch):
+    path = publish(STUDY, "smoke", full_store, tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    for config in expand(STUDY, "smoke"):
+        put(full_store, config, arrays={"field": np.ones(1)})
+    calls, sync = itertools.count(), os.fsync
+
+    def full(number):
+        if next(calls):  # of the second file
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResultsError, match="No space left"):
+        publish(STUDY, "smoke", full_store, path.parent)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
 def test_missing_runs_are_counted_and_refused(full_store, tmp_path):
@@ -337,6 +374,28 @@ def test_a_flipped_bit_is_no_other_number(full_store, tmp_path):
     published("toy", "smoke", tmp_path)
 
 
+def test_a_table_of_measurements_is_what_its_checksum_says(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("device,seconds\ncard,5\n")
+    with pytest.raises(ResultsError, match=r"table\.sha256"):
+        measurements("table.csv", tmp_path)
+    seal(path)
+    assert measurements("table.csv", tmp_path).to_numpy().tolist() == [["card", 5]]
+    path.write_text("device,seconds\ncard,4\n")
+    with pytest.raises(ResultsError, match="not what its checksum says"):
+        measurements("table.csv", tmp_path)
+    with pytest.raises(ResultsError, match=r"cannot read .*none\.csv"):
+        measurements("none.csv", tmp_path)
+
+
+MEASURED = sorted(path.name for path in (ROOT / "data" / "results").glob("b*.csv"))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_committed_measurements_are_what_their_checksums_say(name):
+    assert len(measurements(name, ROOT / "data" / "results"))
+
+
 def test_an_installed_package_writes_to_the_users_cache(tmp_path, monkeypatch):
     for name in ("TANGENTS_RUNS", "TANGENTS_RESULTS"):
         monkeypatch.delenv(name, raising=False)
@@ -358,14 +417,73 @@ def test_a_run_from_before_a_field_came_has_it_at_its_default(tmp_path, caplog):
     assert (published("toy", "smoke", tmp_path)[0]["part"] == "all").all() and not caplog.text
 
 
-def test_a_run_that_was_stored_with_another_config_is_damaged(tmp_path, caplog):
-    store = Store(tmp_path)
-    path = store.path(STUDY, CONFIG)
-    put(store)
+def width(record):
+    record["config"]["width"] = 9
+
+
+def narrow(record):
+    del record["config"]["width"]
+
+
+def short(record):
+    record["rows"] = {name: column[1:] for name, column in record["rows"].items()}
+
+
+def ragged(record):
+    record["rows"]["value"].pop()
+
+
+def bare(record):
+    record["rows"] = {name: [] for name in record["rows"]}
+
+
+def lacking(record):
+    del record["rows"]["time"]
+
+
+def better(record):
+    record["rows"]["value"][0] = 0.5
+
+
+def repacked(path, change, lost=(), sealed=True):
+    """The run's file with another record, or without some members; all its checks made anew."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members["run.json"] = members["run.json"].replace(b'"width": 8', b'"width": 9')
+        members = {name: archive.read(name) for name in archive.namelist() if name not in lost}
+    record = json.loads(members["run.json"])
+    change(record)
+    if not sealed:
+        del record["sha256"]
+    members["run.json"] = json.dumps(record).encode()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    assert not store.has(STUDY, CONFIG) and "another config: width=9" in caplog.text
+
+
+@pytest.mark.parametrize("change", [width, narrow, short, ragged, bare, lacking, better])
+def test_a_run_that_was_altered_is_damaged(tmp_path, caplog, change):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), change)
+    assert not store.has(STUDY, CONFIG) and "damaged run file" in caplog.text
+
+
+def test_a_run_without_its_arrays_is_damaged(tmp_path):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), lambda record: None)
+    assert store.has(STUDY, CONFIG)
+    repacked(store.path(STUDY, CONFIG), lambda record: None, lost=["field.npy"])
+    assert not store.has(STUDY, CONFIG)
+
+
+def test_a_run_from_before_the_checksum_is_held_to_its_config(tmp_path, caplog):
+    store = Store(tmp_path)
+    put(store)
+    repacked(store.path(STUDY, CONFIG), lambda record: None, sealed=False)
+    assert store.has(STUDY, CONFIG)
+    reasons = {width: "another config: width=9", narrow: "lacks the field 'width'"}
+    for change, reason in {**reasons, ragged: "not whole", bare: "not whole"}.items():
+        put(store)
+        repacked(store.path(STUDY, CONFIG), change, sealed=False)
+        caplog.clear()
+        assert not Store(tmp_path).has(STUDY, CONFIG) and reason in caplog.text

@@ -237,3 +237,23 @@ def test_workers_share_the_stacks(tmp_path):
     assert last.startswith("tangents: toy: 5 of 10 runs failed: RuntimeError: the toy was told")
     assert "Traceback" not in found.stderr
     assert len(Store(tmp_path).list(STUDY)) == 5
+
+
+def test_a_full_disk_under_workers_is_one_line(tmp_path):
+    """The workers may write no file beyond 200 bytes."""
+    code = (
+        "import resource, sys\n"
+        "from tangents.__main__ import main\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "    sys.exit(main(['run', 'tests.toy', '--workers', '2', '--store', sys.argv[1]]))"
+    )
+    (tmp_path / "few.py").write_text(code)
+    program = [sys.executable, str(tmp_path / "few.py"), str(tmp_path / "runs")]
+    settings = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    found = subprocess.run(
+        program, cwd=ROOT, env=settings, capture_output=True, text=True, check=False
+    )
+    told = [line for line in found.stderr.splitlines() if not line.startswith("toy: ")]
+    assert found.returncode == 1 and len(told) == 1, found.stderr
+    assert told[0].startswith("tangents: cannot write ") and "File too large" in told[0]

@@ -17,16 +17,6 @@ from tangents.pages.chapter import load, parse_fields
 from tests.toy import STUDY
 
 ROOT = Path(__file__).resolve().parents[2]
-TOYS = ROOT / "tests" / "studies"
-
-
-@pytest.fixture
-def toys(tmp_path, monkeypatch):
-    """The toy as a study of the book, with stores of its own; its figures are those of tests."""
-    monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(TOYS)])
-    monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("TANGENTS_RUNS", str(tmp_path / "runs"))
-    return tmp_path
 
 
 def published(folder):
@@ -58,6 +48,10 @@ def test_runs_of_ones_own_are_judged_and_marked_but_smoke_is_not(toys, capsys, m
     monkeypatch.setattr("IPython.display.display", lambda page: shown.append(page.data))
     load("toy", "book", "slow=0 width=4").verdicts("toy-decays")
     assert "10 runs of your own" in shown[0] and 'id="toy-decays"' in shown[0]
+    assert "published:" not in shown[0]
+    published(toys)
+    load("toy", "book", "slow=0 width=16").verdicts("toy-decays")
+    assert "published: 0.107" in shown.pop()
     smoke = load("toy", "smoke")
     assert smoke.ended() == (7, 3)
     smoke.verdicts("toy-decays")
@@ -133,6 +127,7 @@ SMALL = {
     "lazy": dict(n=20, width=8, depth=2),
     "constancy": dict(width=16),
     "iterative": dict(n=30, width=8, duration=0.1),
+    "map": dict(n=30, width=8),
 }
 
 

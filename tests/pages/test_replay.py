@@ -1,6 +1,7 @@
 """A chapter replayed: what is refused before anything runs, its execution, and its page."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -102,6 +103,7 @@ def test_values_have_the_kind_of_the_default(notebook):
         ("-p width abc", ["width", "an integer", "32", "'abc'"]),
         ("-p width 0.5", ["width", "an integer", "'0.5'"]),
         ("-p seeds 1", ["seeds", "a list", "'1'"]),
+        ("-p seeds [1,abc]", ["seeds", "a list", "[0]", "'[1,abc]'"]),
         ("-p name 1", ["name", "a word", "'1'"]),
         ("-p small 1", ["small", "true or false", "'1'"]),
         ("--output book/small.html", [".ipynb"]),
@@ -122,7 +124,8 @@ def test_neither_the_chapter_nor_a_folder_is_overwritten(call, notebook, tmp_pat
     assert status == 2 and f"{tmp_path / 'data'} " in err and (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("text", ["", "not JSON", "[]", "{}", '{"cells": 3}', '{"cells": [{}]}'])
+@pytest.mark.parametrize("text", ["", "not JSON", "[]", "{}", '{"cells": 3}', '{"cells": [{}]}',
+                                  "[" * 100_000])  # fmt: skip
 def test_what_is_no_notebook_is_refused(call, notebook, text):
     notebook.write_text(text)
     assert call() == (1, "", f"tangents: {notebook} is not a notebook\n")
@@ -168,7 +171,7 @@ def test_a_chapter_is_executed_and_shown_as_in_the_book(call, notebook, tmp_path
 
 
 def test_without_the_builder_there_is_no_page(call, executed, monkeypatch, tmp_path):
-    monkeypatch.setattr(replay, "_builder_installed", lambda: False)
+    monkeypatch.setattr(replay, "_lacking", lambda: "jupyter-book 1 is missing")
     output = tmp_path / "built" / "small.ipynb"
     former = output.with_suffix("") / "book" / "small.html"
     former.parent.mkdir(parents=True)
@@ -177,6 +180,34 @@ def test_without_the_builder_there_is_no_page(call, executed, monkeypatch, tmp_p
     assert status == 0 and out == f"{output}\n"
     assert "jupyter-book" in err and len(err.splitlines()) == 1
     assert list(output.parent.iterdir()) == [output]
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(call, executed, monkeypatch, tmp_path):
+    monkeypatch.setattr(replay, "_lacking", lambda: "jupyter-book 1 is missing")
+    old, new = tmp_path / ".small-old", tmp_path / ".small-new"
+    for folder in (old, new):
+        (folder / "book").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    assert call("--output", tmp_path / "small.ipynb")[0] == 0
+    assert new.exists() and not old.exists()
+
+
+def test_a_notebook_that_cannot_be_written_leaves_the_former_and_its_page(
+    call, monkeypatch, tmp_path
+):
+    def full(path, _, output):
+        output.write_text('{"cells": [')  # half of it
+        raise ChapterError("small failed with OSError: No space left on device")
+
+    monkeypatch.setattr(replay, "_run", full)
+    output = tmp_path / "built" / "small.ipynb"
+    former = output.with_suffix("") / "book" / "small.html"
+    former.parent.mkdir(parents=True)
+    former.write_text("page")
+    output.write_text("notebook")
+    status, out, err = call("--output", output)
+    assert status == 1 and not out and "No space left" in err and err.count("\n") == 1
+    assert output.read_text() == "notebook" and former.read_text() == "page"
 
 
 def test_a_page_that_fails_is_reported_on_one_line(call, executed, monkeypatch, tmp_path):

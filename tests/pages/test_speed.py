@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tangents.lab.store import seal
 from tangents.pages import speed
 
 
 @pytest.fixture
 def frame(tmp_path, monkeypatch):
     """Two problems: in the first a peer is leaner than the package without a budget."""
-    monkeypatch.setattr(speed, "results_root", lambda: tmp_path)
+    monkeypatch.setenv("TANGENTS_RESULTS", str(tmp_path))
     rows = [
         ("mlp", "tangents", 1.0, 50.0),
         ("mlp", "tangents, 8 MB", 2.0, 20.0),
@@ -26,6 +27,7 @@ def frame(tmp_path, monkeypatch):
     table = table.assign(task="kernel", n=64, outputs="trace", deviation=0.0)
     table["share of peak"] = 0.5
     table.to_csv(tmp_path / "table.csv", index=False)
+    seal(tmp_path / "table.csv")
     return speed.load("table.csv")
 
 

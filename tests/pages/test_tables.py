@@ -50,10 +50,20 @@ def test_marks_beside_a_verdict(change, shown):
     assert shown not in tables.claims_table([ENTRY])
 
 
+def test_rows_of_the_ledger_tell_what_they_are_and_of_which_preset():
+    one = ENTRY | {"study": "toy", "paper": "nobody2020"}
+    found = tables.claims_table([one, one | {"preset": "paper"}])
+    assert 'id="toy-a-1" data-study="toy" data-paper="nobody2020" data-verdict="supported"' in found
+    assert 'id="toy-a-1-paper"' in found and ">preset paper<" in found
+    assert found.count('<div class="proof" data-study="toy" data-preset=') == 2
+    assert tables.claims_table([one, one | {"study": "other"}]).count("It is") == 2
+    assert "proof" not in tables.claims_table([ENTRY])
+
+
 def test_commands_are_shown():
     assert COMMANDS
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "--help" not in line])
 def test_shown_command_is_accepted(line):
-    parse(shlex.split(line, comments=True))
+    parse(shlex.split(line.partition(" > ")[0], comments=True))

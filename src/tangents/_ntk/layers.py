@@ -7,7 +7,8 @@ parameters get their rows by automatic differentiation.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
+from tangents._ntk.guard import Misled
+from tangents._ntk.inputs import Inputs, count, each, some
 from tangents.factored import Factor, Jacobian, blocks, stack_jacobians
-from tangents.functional import Params, call, hooked, select
+from tangents.functional import Params, call, hooked, require, select, within
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)
@@ -29,8 +32,8 @@ def owners(module: nn.Module) -> dict[str, nn.Module]:
     return {k: v for k, v in module.named_modules() if list(v.parameters(recurse=False))}
 
 
-def candidates(module: nn.Module) -> set[str]:
-    """Layers of a known kind that share no parameter with another."""
+def candidates(module: nn.Module, params: Params) -> set[str]:
+    """Layers of a known kind that share no parameter with another, and have all in `params`."""
     holders: dict[nn.Parameter, list[str]] = {}
     found = set()
     for name, layer in owners(module).items():
@@ -39,9 +42,11 @@ def candidates(module: nn.Module) -> set[str]:
         plain = type(layer) in (nn.Linear, *_CONVS)
         stated = isinstance(layer, (nn.Linear, *_CONVS)) and hasattr(layer, "scale")
         norm = isinstance(layer, _NORMS)
-        table = type(layer) is nn.Embedding and layer.padding_idx is None
+        table = type(layer) is nn.Embedding
         own = {k for k, p in layer._parameters.items() if p is not None}  # pruned: another name
-        if {"weight"} <= own <= {"weight", "bias"} and (plain or stated or norm or table):
+        usual = {"weight"} <= own <= {"weight", "bias"} and layer.weight.numel() > 0
+        usual = usual and all(qualified(name, k) in params for k in own)
+        if usual and (plain or stated or norm or table):
             found.add(name)
     shared = {name for names in holders.values() if len(names) > 1 for name in names}
     return found - shared
@@ -66,44 +71,109 @@ class Share(NamedTuple):
     transient: int = 0  # numbers that it keeps until all signals have come
 
 
+def evaluate(module: nn.Module, params: Params, x: Inputs, b: int = 0) -> Tensor:
+    """The outputs (n, c), those (n, ...) in one row each; of a stack of b networks (b, n, c). The
+    module gets a copy of the inputs: its first layer may write into them."""
+    f = call(module, params, each(x, Tensor.clone))
+    got = tuple(f.shape) if isinstance(f, Tensor) else f"a {type(f).__name__}"
+    lead = (b, count(x)) if b else (count(x),)
+    fits = isinstance(f, Tensor) and f.shape[: len(lead)] == lead and f.numel() > 0
+    require(fits, f"outputs must have shape (n, ...), here n = {lead[-1]}, got {got}")
+    require(f.is_floating_point(), f"outputs must be real numbers, got {f.dtype}")
+    return f.flatten(len(lead)) if f.dim() > len(lead) else f.unsqueeze(-1)
+
+
+def promoted(f: Tensor, params: Params) -> torch.dtype:
+    """The type of a Jacobian: that of the outputs or of the parameters, whichever holds more."""
+    return reduce(torch.promote_types, (v.dtype for v in params.values()), f.dtype)
+
+
+def leaves(params: Params) -> Params:
+    return {k: v.detach().requires_grad_() for k, v in params.items()}
+
+
+Marks = dict[str, list[Tensor | None]]  # of each call of a layer
+
+
+def _mark(layer: nn.Module, given: Tensor, z: Tensor, n: int, axis: int) -> Tensor | None:
+    """A number (*s, n) for what each example brings into a layer, None for no such input; sums of
+    sizes, which cannot cancel."""
+    table = isinstance(layer, nn.Embedding)
+    lead = given.shape[: 0 if table else max(0, given.dim() - z.dim() + axis)]
+    rest = given.shape[len(lead) :]
+    folded = isinstance(layer, nn.Linear)  # on vectors (*s, n, ..., i), or (n ..., i) folded
+    if not (rest[:-1].numel() % n == 0 if folded else rest[:1] == (n,)):
+        return None
+    v = given.detach().reshape(*lead, n, -1).abs()
+    v = v.to(torch.promote_types(v.dtype, torch.float64 if table else torch.float32))
+    weights = torch.arange(v.shape[-1], dtype=v.dtype, device=v.device).cos_().add_(1.5)
+    return v @ weights
+
+
+@contextmanager
+def marked(layers: dict[str, nn.Module], n: int, axis: int, kept: dict | None = None):
+    """Yields the marks of all calls of these layers inside, and notes (input, output, version of
+    the output) of each in `kept`."""
+    marks: Marks = {}
+
+    def record(name):
+        def hook(layer, inputs, z):
+            given = inputs[0] if inputs else None
+            usual = isinstance(given, Tensor) and isinstance(z, Tensor)
+            mark = _mark(layer, given, z, n, axis) if usual else None
+            marks.setdefault(name, []).append(mark)
+            if kept is not None:
+                given = given.detach() if usual else None
+                kept.setdefault(name, []).append((given, z, z._version if usual else 0))
+
+        return hook
+
+    handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
+    with hooked(handles):
+        yield marks
+
+
 class Passes:
-    """A pass forward, and passes back to those layers `names` that are called as they must be.
+    """A pass forward, and passes back to those layers `names` that are called as they must be, or
+    `Misled` if `all_of` them must be.
 
     A pass back brings several outputs; but one where there are convolutions, which are slower so.
     """
 
-    def __init__(self, module: nn.Module, params: Params, x: Tensor, names: frozenset[str]):
+    def __init__(
+        self,
+        module: nn.Module,
+        params: Params,
+        x: Inputs,
+        names: frozenset[str],
+        b: int = 0,
+        all_of: bool = True,
+    ):
         layers = {k: v for k, v in owners(module).items() if k in names}
         calls: dict[str, list[tuple[Tensor, Tensor, int]]] = {}
+        axis, n = int(b > 0), count(x)
+        self.module, self.leaves = module, leaves(params)
+        with marked(layers, n, axis, calls) as self.marks, torch.enable_grad():
+            self.graph = evaluate(module, self.leaves, x, b)
+        self.dtype = promoted(self.graph, params)
+        self.value = self.graph.detach().to(self.dtype)
 
-        def record(name):
-            def hook(layer, inputs, output):
-                given = inputs[0].detach() if inputs else None
-                calls.setdefault(name, []).append((given, output, output._version))
+        def usable(name: str) -> bool:
+            for mark, (_, z, version) in zip(self.marks[name], calls[name], strict=True):
+                if mark is None or not z.requires_grad or z._version != version:
+                    return False  # by keyword, without gradients, other rows, written into
+                if not isinstance(layers[name], nn.Linear) and z.shape[axis] != n:
+                    return False
+            return True
 
-            return hook
-
-        handles = [layer.register_forward_hook(record(name)) for name, layer in layers.items()]
-        with hooked(handles), torch.enable_grad():
-            leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-            self.graph = call(module, leaves, x)
-        self.value = self.graph.detach()
-        axis, n = self.value.dim() - 2, len(x)
-
-        def usable(layer: nn.Module, given: Tensor | None, z: Tensor, version: int) -> bool:
-            if given is None or not z.requires_grad:  # called by keyword, or without gradients
-                return False
-            if isinstance(layer, nn.Linear):  # on vectors (*s, n, ..., i), or (n ..., i) folded
-                each = z.shape[axis:-1].numel() % n == 0
-            else:
-                each = z.shape[axis] == n
-            return z._version == version and each
-
-        kept = {k: v for k, v in calls.items() if all(usable(layers[k], *call) for call in v)}
+        kept = {k: v for k, v in calls.items() if usable(k)}
+        if all_of and names - kept.keys():
+            raise Misled(names - kept.keys())
         self.shares: list[tuple[Share, list[Tensor]]] = []  # and the outputs of the layer's calls
-        for name, each in kept.items():
-            inputs, outputs = [a for a, *_ in each], [z for _, z, _ in each]
-            self.shares.append((_share(name, layers[name], n, inputs, outputs, axis), outputs))
+        for name, every in kept.items():
+            inputs, outputs = [a for a, *_ in every], [z for _, z, _ in every]
+            share = _share(name, layers[name], n, inputs, outputs, axis, self.dtype)
+            self.shares.append((share, outputs))
         self.places = [z for _, outputs in self.shares for z in outputs]
         convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in module.modules())
         self.together = 1 if convolves else TOGETHER
@@ -111,11 +181,13 @@ class Passes:
     def empty(self, c: int, n: int) -> list[Tensor]:
         """Room for the b of each factor, of c outputs and n examples."""
         lead = (*self.value.shape[:-2], c, n)
-        return [z.new_empty(*lead, *end) for share, (z, *_) in self.shares for end in share.ends]
+        ends = (end for share, _ in self.shares for end in share.ends)
+        return [self.value.new_empty(*lead, *end) for end in ends]
 
     def signals(self, k: slice, into: list[Tensor] | None = None) -> list[Tensor]:
         """The b of each factor for the outputs k, (*s, k, n, q, o), in tensors of that shape."""
-        returned, found = iter(_backward(self.graph, self.places, k)), []
+        back = within(self.module, self.leaves, lambda: _backward(self.graph, self.places, k))
+        returned, found = iter(v.to(self.dtype) for v in back), []
         for share, outputs in self.shares:
             given = [next(returned) for _ in outputs]
             found += share.signals(given, into and into[len(found) :])
@@ -134,15 +206,31 @@ class Passes:
         return [Factor(*kind, a, b) for kind, a, b in zip(kinds, inputs, signals, strict=True)]
 
 
+class Passed(NamedTuple):
+    """What passes leave: the outputs, the factors of some layers, and marks of their inputs."""
+
+    value: Tensor
+    factors: list[Factor]
+    marks: Marks
+
+
 def structured(
-    module: nn.Module, params: Params, x: Tensor, names: frozenset[str], size: int
-) -> tuple[Tensor, list[Factor]]:
+    module: nn.Module,
+    params: Params,
+    x: Inputs,
+    names: frozenset[str],
+    b: int,
+    size: int,
+    all_of: bool = True,
+) -> Passed:
     """The outputs, and the factors of the layers `names`; `size` examples are taken at a time."""
-    values, inputs, b, whole = [], None, None, size >= len(x)
-    for i in blocks(len(x), size):
+    n = count(x)
+    values, marks, inputs, signals, whole = [], [], None, None, size >= n
+    for i in blocks(n, size):
         passes = None  # and with it all that was recorded of the last examples
-        passes = Passes(module, params, x[i], names)
+        passes = Passes(module, params, some(x, i), names, b, all_of)
         values.append(passes.value)
+        marks.append(passes.marks)
         axis, c = passes.value.dim() - 2, passes.value.shape[-1]
         before = (slice(None),) * axis
         found = passes.inputs()
@@ -150,43 +238,52 @@ def structured(
             inputs = found
         else:
             inputs = inputs or [
-                None if a is None else a.new_empty(*a.shape[:axis], len(x), *a.shape[axis + 1 :])
+                None if a is None else a.new_empty(*a.shape[:axis], n, *a.shape[axis + 1 :])
                 for a in found
             ]
             for place, a in zip(inputs, found, strict=True):
                 if a is not None:
                     place[(*before, i)] = a
         if not passes.places:
-            b = []
+            signals = []
         elif whole and c <= passes.together:
-            b = passes.signals(slice(0, c))
+            signals = passes.signals(slice(0, c))
         else:
-            b = b or passes.empty(c, len(x))
+            signals = signals or passes.empty(c, n)
             for k in blocks(c, passes.together):
-                passes.signals(k, [v[(*before, k, i)] for v in b])
-    return _joined(values, axis), passes.factors(inputs, b)
+                passes.signals(k, [v[(*before, k, i)] for v in signals])
+    factors = passes.factors(inputs, signals)
+    return Passed(_joined(values, axis), factors, together(marks))
 
 
-def few_outputs(
-    module: nn.Module, params: Params, x: Tensor, names: frozenset[str], group: int
-) -> Iterator[tuple[slice, Tensor, list[Factor]]]:
+def together(parts: list[Marks]) -> Marks:
+    """Marks of examples after one another; `Misled` by layers that are called as often only for
+    some."""
+    first = parts[0]
+    unlike = {k for m in parts for k in first.keys() | m.keys()
+              if len(m.get(k, ())) != len(first.get(k, ()))}  # fmt: skip
+    if unlike:
+        raise Misled(unlike)
+    lists = {k: zip(*(m[k] for m in parts), strict=True) for k in first}
+    return {k: [None if any(m is None for m in v) else _joined([*v], -1) for v in calls]
+            for k, calls in lists.items()}  # fmt: skip
+
+
+def few_outputs(passes: Passes, group: int) -> Iterator[tuple[slice, Passed]]:
     """`structured` for `group` outputs after others, in memory that each leave to the next."""
-    passes = Passes(module, params, x, names)
-    c = passes.value.shape[-1]
-    b = passes.empty(min(c, group), len(x))
+    *_, n, c = passes.value.shape
+    b = passes.empty(min(c, group), n)
     for k in blocks(c, group):
-        some = [v[..., : k.stop - k.start, :, :, :] for v in b]
+        part = [v[..., : k.stop - k.start, :, :, :] for v in b]
         if passes.places:
-            passes.signals(k, some)
-        yield k, passes.value[..., k], passes.factors(passes.inputs(), some)
+            passes.signals(k, part)
+        factors = passes.factors(passes.inputs(), part)
+        yield k, Passed(passes.value[..., k], factors, passes.marks)
 
 
-def transient(
-    module: nn.Module, params: Params, x: Tensor, names: frozenset[str]
-) -> tuple[int, int, int]:
+def transient(passes: Passes) -> tuple[int, int, int]:
     """Numbers that `structured` holds beside the factors: those of the layers until the passes back
     are done, and those that a pass brings for an output; for how many outputs it does."""
-    passes = Passes(module, params, x, names)
     kept = sum(share.transient for share, _ in passes.shares)
     returned = sum(z.numel() for z in passes.places)
     return kept, returned, min(passes.value.shape[-1], passes.together)
@@ -211,14 +308,17 @@ def _backward(f: Tensor, places: list[Tensor], k: slice) -> list[Tensor]:
 
 def _gradients(totals, places: list[Tensor], weights=None, batched: bool = False) -> list[Tensor]:
     lead = (len(totals),) if batched else ()
+    if not totals.requires_grad:
+        return [z.new_zeros((*lead, *z.shape)) for z in places]
     options = dict(retain_graph=True, allow_unused=True, is_grads_batched=batched)
     found = torch.autograd.grad(totals, places, weights, **options)
     return [
-        z.new_zeros(*lead, *z.shape) if v is None else v for v, z in zip(found, places, strict=True)
+        z.new_zeros((*lead, *z.shape)) if v is None else v
+        for v, z in zip(found, places, strict=True)
     ]
 
 
-def _share(name, layer, n, inputs, outputs, axis) -> Share:
+def _share(name, layer, n, inputs, outputs, axis, dtype) -> Share:
     """The share of a layer from its calls: inputs (*s, n, ...) and outputs alike."""
     weight, bias = qualified(name, "weight"), qualified(name, "bias")
     bias = bias if getattr(layer, "bias", None) is not None else None
@@ -227,15 +327,19 @@ def _share(name, layer, n, inputs, outputs, axis) -> Share:
     formed += [(bias, None, layer.bias.shape, 1.0, None)] if bias else []
     ends = [(1, kind[2].numel()) for kind in formed]
     if isinstance(layer, _NORMS):
-        return Share(formed, ends, _norm_signals(layer, inputs))
+        return Share(formed, ends, _norm_signals(layer, inputs, dtype))
     if isinstance(layer, nn.Embedding):
         a = _joined([v.reshape(len(v), -1) for v in inputs], -1)
 
         def vectors(signals):
-            return _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
+            b = _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
+            if layer.padding_idx is None:
+                return b
+            return b.masked_fill_((a == layer.padding_idx).unsqueeze(-1), 0)
 
         factor, end = (weight, None, shape, 1.0, a), (a.shape[-1], shape[1])
         return Share([factor], [end], lambda given, into: [vectors(given)])
+    inputs = [v.to(dtype) for v in inputs]
     lead, g = outputs[0].shape[:axis], getattr(layer, "groups", 1)
     if isinstance(layer, nn.Linear):
         of_each = [
@@ -294,14 +398,15 @@ def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
     return F.unfold(x, k, d, 0, s).unflatten(0, lead)
 
 
-def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
+def _norm_signals(layer, inputs: list[Tensor], dtype: torch.dtype) -> Callable:
     """A normalisation's scale and shift: the signals, times the normalised inputs for the scale."""
     plain = {"weight": torch.ones_like(layer.weight)}
     if getattr(layer, "bias", None) is not None:
         plain["bias"] = torch.zeros_like(layer.bias)
+    inputs = [x.to(torch.promote_types(x.dtype, layer.weight.dtype)) for x in inputs]
     with torch.no_grad():
         normal = [
-            call(layer, {k: v.to(x) for k, v in plain.items()}, x) for x in inputs
+            call(layer, {k: v.to(x) for k, v in plain.items()}, x).to(dtype) for x in inputs
         ]
 
     def summed(v: Tensor) -> Tensor:  # (r, n, ...) to the parameter's shape
@@ -319,40 +424,45 @@ def _norm_signals(layer, inputs: list[Tensor]) -> Callable:
 
 
 def general(
-    module, params: Params, x: Tensor, names: list[str], stacked: bool, batched: bool
+    module, params: Params, x: Inputs, names: list[str], b: int, batched: bool, dtype: torch.dtype
 ) -> list[Factor]:
     """Rows of the parameters `names` by reverse mode, example by example."""
     if not names:
         return []
-    if stacked:
-        each = [
-            general(module, select(params, i), x, names, False, batched)
-            for i in range(len(next(iter(params.values()))))
-        ]
-        return list(stack_jacobians([Jacobian(x.new_empty(0, 0), tuple(e)) for e in each]).factors)
+    if b:
+        networks = (select(params, i) for i in range(b))
+        rows = [general(module, p, x, names, 0, batched, dtype) for p in networks]
+        empty = next(iter(params.values())).new_empty(0, 0)
+        return list(stack_jacobians([Jacobian(empty, tuple(v)) for v in rows]).factors)
 
-    def one(some: Params, xi: Tensor) -> Tensor:
-        return call(module, {**params, **some}, xi.unsqueeze(0)).squeeze(0)
+    def one(part: Params, xi: Inputs) -> Tensor:
+        return evaluate(module, {**params, **part}, each(xi, lambda v: v.unsqueeze(0))).squeeze(0)
 
-    some = {k: params[k].detach() for k in names}
+    part = {k: params[k].detach() for k in names}
     rows = None
     if batched:
-        with suppress(RuntimeError, ValueError):  # what vmap cannot do: branches, some layers
-            rows = vmap(jacrev(one), (None, 0), chunk_size=64)(some, x)
+        with suppress(Exception):  # what vmap cannot do: branches, some layers
+            rows = vmap(jacrev(one), (None, 0), chunk_size=64)(part, x)
     if rows is None:
-        each = [_one_by_one(one, some, xi) for xi in x]
-        rows = {k: torch.stack([r[k] for r in each]) for k in names}
+        single = (some(x, i) for i in range(count(x)))
+        found = [_one_by_one(module, params, part, one, xi) for xi in single]
+        rows = {k: torch.stack([r[k] for r in found]) for k in names}
     signals = {
-        k: v.detach().reshape(*v.shape[:2], -1).transpose(0, 1).unsqueeze(-2)
+        k: v.detach().to(dtype).reshape(*v.shape[:2], -1).transpose(0, 1).unsqueeze(-2)
         for k, v in rows.items()
     }
-    return [Factor(k, None, some[k].shape, 1.0, None, b) for k, b in signals.items()]
+    return [Factor(k, None, part[k].shape, 1.0, None, b) for k, b in signals.items()]
 
 
-def _one_by_one(one, some: Params, xi: Tensor) -> Params:
+def _one_by_one(module, params: Params, part: Params, one, xi: Inputs) -> Params:
     """Rows (c, ...) of one example, an output at a time."""
+    given = leaves(part)
+
+    def rows() -> list:
+        f = one(given, xi)
+        return [_gradients(fk, [*given.values()]) for fk in f.unbind()]
+
     with torch.enable_grad():
-        leaves = {k: v.clone().requires_grad_() for k, v in some.items()}
-        options = dict(retain_graph=True, allow_unused=True, materialize_grads=True)
-        rows = [torch.autograd.grad(f, [*leaves.values()], **options) for f in one(leaves, xi)]
-    return {k: torch.stack(r) for k, r in zip(leaves, zip(*rows, strict=True), strict=True)}
+        found = within(module, {**params, **given}, rows)
+    return {k: torch.stack([v.to_dense() for v in r])
+            for k, r in zip(given, zip(*found, strict=True), strict=True)}  # fmt: skip

@@ -11,9 +11,11 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from tangents._ntk.guard import admitted
+from tangents._ntk.inputs import Inputs, count, kind, some, tensors
 from tangents._ntk.route import Route
 from tangents.factored import OUTPUTS, Jacobian, blank, blocks
-from tangents.functional import Params, require, stacked
+from tangents.functional import Params, require
 
 THIN = 4  # the columns of a block are one in so many examples that the budget holds
 
@@ -24,8 +26,8 @@ class Tiles:
 
     module: nn.Module
     params: Params
-    x1: Tensor
-    x2: Tensor | None
+    x1: Inputs
+    x2: Inputs | None
     outputs: str
     route: Route
     shape: tuple[int, ...]  # of the whole kernel
@@ -38,19 +40,18 @@ class Tiles:
     @classmethod
     def of(cls, module, params, x1, x2, outputs, budget) -> "Tiles":
         """Arguments and errors as for `ntk`; not in blocks yet."""
+        params, b = admitted(module, params, x1=x1, x2=x2)
         for name, values in {**params, "x1": x1, "x2": x2}.items():
-            finite = values is None or _finite(values)
+            finite = values is None or all(map(_finite, tensors(values)))
             require(finite, f"{name} holds values that are not finite")
-        other = "" if x2 is None else f", x2 has {tuple(x2.shape[1:])} and {x2.dtype}"
-        alike = x2 is None or (x1.shape[1:], x1.dtype) == (x2.shape[1:], x2.dtype)
-        require(alike, f"x1 has inputs of {tuple(x1.shape[1:])} and {x1.dtype}{other}")
-        require(x2 is None or len(x2) > 0, "there are no inputs")
+        alike = x2 is None or kind(x1) == kind(x2)
+        require(alike, f"x1 and x2 must be of one kind, got {kind(x1)} and {alike or kind(x2)}")
         require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
-        budget = _free(x1.device) / 4 if budget is None else float(budget)
-        require(budget > 0, f"the budget must be a number of bytes above 0, got {budget}")
-        b = stacked(module, params)
+        budget = _free(tensors(x1)[0].device) / 4 if budget is None else float(budget)
+        fits = 0 < budget < math.inf
+        require(fits, f"the budget must be a number of bytes above 0, got {budget}")
         route = Route.of(module, params, x1, b)
-        lead, n, m = (b,) if b else (), len(x1), len(x1 if x2 is None else x2)
+        lead, n, m = (b,) if b else (), count(x1), count(x1 if x2 is None else x2)
         ends = (route.outputs,) * OUTPUTS[outputs]
         return cls(module, params, x1, x2, outputs, route, (*lead, n, m, *ends), len(lead), budget)
 
@@ -152,7 +153,7 @@ class Tiles:
     def empty(self, n: int, m: int) -> Tensor:
         """Room for n rows and m columns, in the order in memory that suits the products."""
         b, ends = self.shape[: self.axis], self.shape[self.axis + 2 :]
-        like = torch.empty(0, dtype=self.route.dtype, device=self.x1.device)
+        like = torch.empty(0, dtype=self.route.dtype, device=tensors(self.x1)[0].device)
         return blank(like, (*b, n, m, *ends), self.outputs)
 
     def at(self, i: slice, j: slice) -> tuple[slice, ...]:
@@ -165,13 +166,13 @@ class Tiles:
             tile = out[self.at(i, j)].swapaxes(self.axis, self.axis + 1)
             out[self.at(j, i)] = tile.swapaxes(-1, -2) if self.outputs == "full" else tile
 
-    def _jacobian(self, x: Tensor, i: slice) -> Jacobian:
-        given = self.module, self.params, x[i], self._stack
+    def _jacobian(self, x: Inputs, i: slice) -> Jacobian:
+        given = self.module, self.params, some(x, i), self._stack
         found = self.route.jacobian(*given, self.budget / 4)
         return _checked(found, i)
 
-    def _in_groups(self, x: Tensor, i: slice) -> Iterator[Jacobian]:
-        given = self.module, self.params, x[i], self._stack
+    def _in_groups(self, x: Inputs, i: slice) -> Iterator[Jacobian]:
+        given = self.module, self.params, some(x, i), self._stack
         return (_checked(t, i) for t in self.route.in_groups(*given, self.group))
 
     @property
@@ -184,8 +185,11 @@ class Tiles:
 
 
 def _checked(found: Jacobian, i: slice) -> Jacobian:
-    message = f"the output is not finite for the inputs {i.start} to {i.stop}"
-    require(_finite(found.value), message)
+    if not _finite(found.value):
+        where = f"the output is not finite for the inputs {i.start} to {i.stop}"
+        lost = ~found.value.isfinite().flatten(-2).all(-1)
+        networks = lost.nonzero().flatten().tolist() if lost.dim() else []
+        raise ValueError(where + (f", of the networks {networks}" if networks else ""))
     return found
 
 

@@ -76,7 +76,7 @@ def load_series(name: str) -> Series:
     series are filled by straight lines. Raises DataError for an unknown name, and where the set is
     not here and cannot be fetched."""
     if name not in SERIES:
-        raise DataError(f"unknown series {name!r}: accepted are {', '.join(SERIES)}")
+        raise DataError(f"unknown series {name!r}: accepted are {sources.listed(SERIES)}")
     folder = sources.obtain(COLLECTIONS[SERIES[name].collection])
     parts = [pd.read_csv(folder / file, sep="\t", header=None).to_numpy(float)
              for file in SERIES[name].sha256]  # fmt: skip

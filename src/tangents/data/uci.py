@@ -7,6 +7,7 @@ has. Attributes are numbers, standardised by the authors over all examples.
 import csv
 import functools
 import io
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,9 @@ def unpack(folder: Path) -> dict[str, bytes]:
     """The raw files in the one archive in `folder`: arrays as numpy writes them, one by one."""
     (path,) = folder.glob("*.npz")
     raw = {}
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > sources.LARGEST_SET:
+            raise DataError(f"{path.name} has more than {sources.LARGEST_SET} bytes")
     with np.load(path, allow_pickle=False) as archive:
         for name in sorted({key.partition("/")[0] for key in archive.files}):
             content = io.BytesIO()
@@ -93,7 +97,7 @@ class Examples:
 def load_examples(name: str) -> Examples:
     """One of `TABLES`. Raises DataError for another name, and where the collection is not here."""
     if name not in TABLES:
-        raise DataError(f"unknown table {name!r}: accepted are {', '.join(TABLES)}")
+        raise DataError(f"unknown table {name!r}: accepted are {sources.listed(TABLES)}")
     folder = sources.obtain(COLLECTIONS["uci"])
     with open(folder / f"{name}.arrays", "rb") as file:
         x, y, *splits = (np.load(file, allow_pickle=False) for _ in _DTYPES)

@@ -45,8 +45,8 @@ def _sample(study: Study, frame: pd.DataFrame, fraction: float, seed: int) -> li
     return list(configs.values())
 
 
-def restore(study: Study, preset: str, store: Store) -> int:
-    """Puts published runs that the store lacks back into it; returns how many.
+def restore(study: Study, preset: str, store: Store, dry: bool = False) -> list[Any]:
+    """Puts published runs that the store lacks back into it, unless `dry`; returns their configs.
 
     A sweep can then be extended where only its published table is at hand. Runs of another version
     of the study are left out. Raises ResultsError where that preset is not published, or with
@@ -54,7 +54,7 @@ def restore(study: Study, preset: str, store: Store) -> int:
     """
     frame, arrays = published(study.name, preset)
     held = _by_run(arrays)
-    names, count = _fields(study, frame), 0
+    names, found = _fields(study, frame), []
     for run_id, rows in frame.groupby("run_id"):
         first = rows.iloc[0]
         try:
@@ -62,12 +62,13 @@ def restore(study: Study, preset: str, store: Store) -> int:
         except ConfigError:
             continue  # of another version, too
         if fingerprint(study, config) == run_id and not store.has(study, config):
-            origin = {name: first.get(name, "") for name in PROVENANCE}
-            origin["seconds"] = float(origin["seconds"])
-            records = rows[list(ROW)].to_dict("records")
-            store.put(study, config, records, held.get(run_id, {}), origin)
-            count += 1
-    return count
+            found.append(config)
+            if not dry:
+                origin = {name: first.get(name, "") for name in PROVENANCE}
+                origin["seconds"] = float(origin["seconds"])
+                records = rows[list(ROW)].to_dict("records")
+                store.put(study, config, records, held.get(run_id, {}), origin)
+    return found
 
 
 def _by_run(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

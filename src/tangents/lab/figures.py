@@ -1,4 +1,4 @@
-"""One look for all figures: transparent, colour-blind safe, legible at phone width.
+"""One look for all figures: dark on white, colour-blind safe, legible at phone width.
 
 A figure draws `Runs` of a study's table, or estimates, with their intervals over seeds. Where there
 are none the functions here raise LookupError, so that none is drawn empty.
@@ -23,9 +23,9 @@ PALETTE = sns.color_palette("colorblind")
 MARKERS = "osD^vP*X"
 MARK = dict(color="0.4", lw=1, ls=":")  # a line at a value that matters
 STYLE = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,

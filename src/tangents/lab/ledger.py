@@ -22,10 +22,10 @@ VERDICTS = ("supported", "contradicted", "inconclusive", "outside")
 
 def judge(study: Study, presets: Iterable[str]) -> list[dict[str, Any]]:
     """One entry for each claim, setting and published preset, see `entry`; of a preset that is
-    published in part for those that its runs can judge."""
+    published in part for those that its runs can judge. Smoke judges nothing."""
     entries = []
     for preset in presets:
-        if is_published(study.name, preset):
+        if preset != "smoke" and is_published(study.name, preset):
             table = Table(*published(study.name, preset))
             declared = {fingerprint(study, config) for config in expand(study, preset)}
             whole = declared <= set(table.frame["run_id"].unique())
@@ -50,6 +50,8 @@ def entry(claim: Claim, setting: str, table: Table) -> dict[str, Any]:
         found = claim.estimate(setting, table)
         if not isinstance(found, Estimate):
             raise TypeError(f"the claim returned {type(found).__name__}, not an Estimate")
+        if not found.runs:
+            raise LookupError("no run decides it")
         verdict, p = accept.verdict(found), accept.p_value(found)
     except Exception as error:  # a claim is judged even where its code breaks
         kind = "" if type(error) is LookupError else f"{type(error).__name__}: "

@@ -25,7 +25,8 @@ def commit() -> str:
     $TANGENTS_COMMIT says of a copy that has another repository, or none."""
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *words]
+        # without locks: a process that is killed must not leave the repository locked
+        command = ["git", "--no-optional-locks", "-C", str(REPOSITORY), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     if given := os.environ.get("TANGENTS_COMMIT"):

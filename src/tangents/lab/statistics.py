@@ -1,4 +1,5 @@
-"""Intervals over seeds, exponents, crossings, ranks: statistics of plain numbers."""
+"""Intervals over seeds, exponents, crossings, ranks, what explains what: statistics of plain
+numbers."""
 
 from __future__ import annotations
 
@@ -65,6 +66,71 @@ def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float:
         if v[i] * v[i + 1] <= 0 and v[i] != v[i + 1]:
             return float(np.exp(u[i] - v[i] * (u[i + 1] - u[i]) / (v[i + 1] - v[i])))
     return math.nan
+
+
+KNOTS = 6  # of a smooth function, from the least to the largest x
+
+
+class Explained(NamedTuple):
+    """Shares of the variance of a y that `explained` gives."""
+
+    alone: float  # by a smooth function of x
+    groups: float  # what levels of the groups' own add to that
+    left_out: float  # 1 - squared error / variance, each group foretold from all others
+
+
+def explained(x: Sequence[float], y: Sequence[float], group: Sequence) -> Explained:
+    """Is y a function of x alone, whichever group the pair is of?
+
+    The function is piecewise linear in the rank of x, with `KNOTS` knots, by least squares: any
+    increasing function of x in its place gives the same. Outside the x that it was fitted to it is
+    constant, and `left_out` is below zero where it is worse than the mean. Raises ValueError where
+    y does not vary, and below two groups.
+    """
+    x, y, group = np.asarray(x, float), np.asarray(y, float), np.asarray(group)
+    names, total = np.unique(group), float(np.square(y - y.mean()).sum())
+    if not total > 0 or len(names) < 2:
+        raise ValueError("what explains y needs a y that varies, and two groups")
+
+    def left(design: np.ndarray, others: np.ndarray | None = None) -> float:
+        rows = slice(None) if others is None else others
+        fitted = np.linalg.lstsq(design[rows], y[rows], rcond=None)[0]
+        rest = np.square(y - design @ fitted)
+        return float(rest.sum() if others is None else rest[~others].sum())
+
+    hats, levels = _hats(x, x), (group[:, None] == names).astype(float)
+    alone, both = left(hats), left(np.hstack([hats, levels]))
+    apart = sum(left(_hats(x, x[group != name]), group != name) for name in names)
+    return Explained(1 - alone / total, (alone - both) / total, 1 - apart / total)
+
+
+def _hats(x: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Hat functions (n, knots) of the rank that x has among those fitted; they sum to one. Each
+    knot is the rank of one fitted, at equal distances; where many are tied, these are fewer."""
+    known = np.sort(fitted)
+    places = np.linspace(0, len(known) - 1, KNOTS).round().astype(int)
+    knots, u = np.unique(_ranks(known, known)[places]), _ranks(x, known)
+    return np.stack([np.interp(u, knots, hat) for hat in np.eye(len(knots))], 1)
+
+
+def _ranks(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Where x stand among those known, which are sorted: from 0 to 1, ties in their middle."""
+    below, upto = np.searchsorted(known, x, "left"), np.searchsorted(known, x, "right")
+    return (below + upto - 1) / 2 / max(len(known) - 1, 1)
+
+
+def smooth(x: Sequence[float], y: Sequence[float], at: Sequence[float]) -> np.ndarray:
+    """The function of `explained`, fitted to x and y, at other places."""
+    x = np.asarray(x, float)
+    fitted = np.linalg.lstsq(_hats(x, x), np.asarray(y, float), rcond=None)[0]
+    return _hats(np.asarray(at, float), x) @ fitted
+
+
+def between(y: Sequence[float], group: Sequence) -> float:
+    """The share of the variance of y that lies between groups, of their means."""
+    y = pd.Series(np.asarray(y, float))
+    means = y.groupby(np.asarray(group)).transform("mean")
+    return float(means.var(ddof=0) / y.var(ddof=0))
 
 
 def holm(p: Sequence[float]) -> list[float]:

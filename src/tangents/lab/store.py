@@ -16,11 +16,11 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import time
 import typing
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tangents.lab.provenance import PROVENANCE, REPOSITORY, in_checkout
-from tangents.lab.study import ROW, LabError, Study, as_values, expand, fingerprint
+from tangents.lab.study import ROW, LabError, Study, as_values, expand, fields, fingerprint
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -54,21 +54,34 @@ class Run:
     provenance: dict[str, Any]
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """`data` under `path`, or nothing: temporary name, fsync, rename. Raises ResultsError."""
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}")
+def write(files: Mapping[Path, bytes]) -> None:
+    """All files, or on a full disk none: temporary names, fsync, and then renamed one after the
+    other. Raises ResultsError."""
+    name = f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = {path: path.with_name(f"{name}-{i}") for i, path in enumerate(files)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary[path], "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in files:
+            os.replace(temporary[path], path)
     except OSError as error:
         raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):  # mostly renamed by now
-            temporary.unlink()
+        for each in temporary.values():
+            with contextlib.suppress(OSError):  # mostly renamed by now
+                each.unlink()
+
+
+def remove_dead(paths: Iterable[Path], seconds: float = STALE_SECONDS) -> None:
+    """Removes files and folders that are older: what killed processes left."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # another was faster, or all is read-only
+            if path.stat().st_mtime < time.time() - seconds:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _zipped(members: Mapping[str, bytes]) -> bytes:
@@ -88,10 +101,30 @@ def _npy(array: Any) -> bytes:
     return buffer.getvalue()
 
 
+def _cell(study: Study, name: str, kind: type, value: Any) -> Any:
+    """A row's value as its column holds it. Raises ResultsError where that is another."""
+    if kind is not str or isinstance(value, str):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            held = kind(value)
+            if held == value or held != held:  # the same, or nan
+                return held
+    raise ResultsError(f"{study.name}: {name} must be of type {kind.__name__}, not {value!r}")
+
+
+def _checksum(record: Mapping[str, Any], arrays: Mapping[str, bytes]) -> str:
+    """Of all that a run's file says: those of the archive are made anew by whoever repacks it."""
+    said = {name: value for name, value in record.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {len(arrays[name])} ".encode() + arrays[name])
+    return digest.hexdigest()
+
+
 class Store:
     """Finished runs below `root`: one file <study>/<fingerprint>.npz each.
 
-    Such a file is a zip archive of run.json (Python's dialect, with NaN) and the arrays.
+    Such a file is a zip archive of run.json (Python's dialect, with NaN), which holds a checksum of
+    the whole, and the arrays.
     """
 
     def __init__(self, root: str | os.PathLike) -> None:
@@ -125,6 +158,9 @@ class Store:
         """The run with all fields of its config, those that came after it too; ValueError where it
         was stored with others."""
         values = as_values(study, config)
+        known = fields(study.config)
+        if lost := [k for k in known if not known[k].later and k not in run.config]:
+            raise ValueError(f"lacks the field {lost[0]!r} of its config")
         wrong = [k for k, v in run.config.items() if k not in values or values[k] != v]
         if wrong:
             raise ValueError(f"holds a run of another config: {wrong[0]}={run.config[wrong[0]]!r}")
@@ -137,6 +173,11 @@ class Store:
         record = json.loads(members.pop("run.json"))
         if record["run_id"] != path.stem:
             raise ValueError(f"holds run {record['run_id']}")
+        if record.get("sha256", whole := _checksum(record, members)) != whole:  # older ones lack it
+            raise ValueError("not what its checksum says")
+        lengths = {len(column) for column in record["rows"].values()}
+        if record["rows"].keys() != ROW.keys() or len(lengths) != 1 or lengths == {0}:
+            raise ValueError("its rows are not whole")
         read = np.lib.format.read_array
         arrays = {
             n.removesuffix(".npy"): read(io.BytesIO(b), allow_pickle=False)
@@ -157,7 +198,10 @@ class Store:
         if not rows or any(row.keys() != ROW.keys() for row in rows):
             keys = ", ".join(ROW)
             raise ResultsError(f"{study.name}: a run needs rows, with exactly the keys {keys}")
-        columns = {name: [kind(row[name]) for row in rows] for name, kind in ROW.items()}
+        columns = {k: [_cell(study, k, kind, row[k]) for row in rows] for k, kind in ROW.items()}
+        for name in arrays:
+            if not (isinstance(name, str) and name) or "/" in name:
+                raise ResultsError(f"{study.name}: an array cannot be called {name!r}")
         record = {
             "study": study.name,
             "version": study.version,
@@ -167,7 +211,8 @@ class Store:
             "provenance": dict(origin),
         }
         members = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
-        write_atomically(path, _zipped({**members, "run.json": json.dumps(record).encode()}))
+        record["sha256"] = _checksum(record, members)
+        write({path: _zipped({**members, "run.json": json.dumps(record).encode()})})
         return Run(path.stem, record["config"], columns, dict(arrays), record["provenance"])
 
     def list(self, study: Study) -> list[str]:
@@ -177,11 +222,10 @@ class Store:
     def clean(self, study: Study) -> None:
         """Removes what killed processes left: old temporary files, and locks of stored runs."""
         folder = self.root / study.name
-        dead = time.time() - STALE_SECONDS
-        for path in [*folder.glob(".tmp-*"), *folder.glob("*.lock")]:
+        remove_dead(folder.glob(".tmp-*"))
+        for path in folder.glob("*.lock"):
             with contextlib.suppress(OSError):  # its owner was faster, or the store is read-only
-                stored = path.with_suffix(".npz").exists()
-                if stored if path.suffix == ".lock" else path.stat().st_mtime < dead:
+                if path.with_suffix(".npz").exists():
                     path.unlink()
 
 
@@ -275,9 +319,15 @@ def publish(
 ) -> Path:
     """Writes a preset's runs as one tidy table, and their arrays as an .npz; returns its path.
 
-    Equal runs give equal bytes. Last comes the file of checksums, see `seal`. Raises ResultsError
-    where runs are missing, unless `partial`.
+    Equal runs give equal bytes. Last comes the file of checksums, without which no table is read:
+    so a flipped bit is noticed, and a publication that was stopped between its files. Raises
+    ResultsError where runs are missing, unless `partial`, and for the preset smoke in the folder of
+    the book's own tables.
     """
+    path = table_path(study.name, preset, out)
+    if preset == "smoke" and path.parent.resolve() == (REPOSITORY / "data" / "results").resolve():
+        raise ResultsError(f"smoke judges nothing, and is not published into {path.parent}: --out "
+                           "or TANGENTS_RESULTS names another folder")  # fmt: skip
     configs = sorted(expand(study, preset), key=dataclasses.astuple)
     found = [store.get(study, config) for config in configs]
     runs = [run for run in found if run is not None]
@@ -286,31 +336,43 @@ def publish(
             f"{study.name}, preset {preset}: {len(found) - len(runs)} of "
             f"{len(found)} runs are missing below {store.root}"
         )
-    path = table_path(study.name, preset, out)
     arrays = {f"{r.run_id}/{name}.npy": _npy(a) for r in runs for name, a in r.arrays.items()}
-    write_atomically(path, _parquet(_tidy(runs)))
+    files = {path: _parquet(_tidy(runs))}
     if arrays:
-        write_atomically(path.with_suffix(".npz"), _zipped(arrays))
-    else:
+        files[path.with_suffix(".npz")] = _zipped(arrays)
+    write({**files, path.with_suffix(".sha256"): _sums(files).encode()})
+    if not arrays:
         path.with_suffix(".npz").unlink(missing_ok=True)
-    seal(path)
+    remove_dead(path.parent.glob(".tmp-*"))
     return path
 
 
-def _sums(table: Path) -> str:
+def _sums(files: Mapping[Path, bytes]) -> str:
     """The checksums of a table and of its arrays, as `sha256sum` writes them."""
-    files = [file for file in (table, table.with_suffix(".npz")) if file.exists()]
-    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
-    return "".join(lines)
+    sums = {path.name: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+    return "".join(f"{digest}  {name}\n" for name, digest in sums.items())
 
 
-def seal(table: Path) -> None:
-    """Writes the checksums of a table and its arrays beside them, as <study>-<preset>.sha256.
+def seal(path: Path) -> None:
+    """Writes the checksum of a table of measurements (CSV) beside it."""
+    write({path.with_suffix(".sha256"): _sums({path: path.read_bytes()}).encode()})
 
-    `published` reads no table without: so a flipped bit is noticed, and a publication that was
-    stopped between its files.
+
+def measurements(name: str, root: str | os.PathLike | None = None) -> pd.DataFrame:
+    """A table of measurements among the published ones, such as "benchmark-engine.csv".
+
+    Raises ResultsError where it is not there, or not what its checksum says.
     """
-    write_atomically(table.with_suffix(".sha256"), _sums(table).encode())
+    import pandas as pd
+
+    path = results_root(root) / name
+    try:
+        data = path.read_bytes()
+        if path.with_suffix(".sha256").read_text() != _sums({path: data}):
+            raise ValueError("it is not what its checksum says (changed on purpose: make seal)")
+        return pd.read_csv(io.BytesIO(data))
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read {path}: {error}") from error
 
 
 def published(
@@ -318,22 +380,31 @@ def published(
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The published table of a study's preset, and its arrays by "<run_id>/<name>".
 
-    Raises ResultsError where that preset is not published or cannot be read.
+    Raises ResultsError where that preset is not published, is not what its checksums say, lacks a
+    column, or cannot be read.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = table_path(study, preset, root)
     if not path.exists():
         raise ResultsError(f"{study}, preset {preset}, is not published: there is no {path}")
     try:
-        if path.with_suffix(".sha256").read_text() != _sums(path):
+        sums, files = path.with_suffix(".sha256").read_text(), {path: path.read_bytes()}
+        if f"  {path.stem}.npz\n" in sums:
+            files[path.with_suffix(".npz")] = path.with_suffix(".npz").read_bytes()
+        if sums != _sums(files):
             raise ValueError("it is not what its checksums say: publish again")
-        with pq.ParquetFile(path) as table:
+        with pq.ParquetFile(pa.BufferReader(files.pop(path))) as table:
             frame = table.read().to_pandas()
         arrays = {}
-        if path.with_suffix(".npz").exists():
-            with open(path.with_suffix(".npz"), "rb") as opened, np.load(opened) as file:
+        for data in files.values():
+            with np.load(io.BytesIO(data)) as file:
                 arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ResultsError(f"cannot read {path}: {error}") from error
+        lost = [name for name in ("run_id", *ROW, "commit", "seconds") if name not in frame]
+        if lost or frame.empty:
+            raise ValueError(f"it has no column {lost[0]!r}" if lost else "it has no rows")
+    except Exception as error:  # whatever a parser raises on damaged bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ResultsError(f"cannot read {path}: {reason}") from error
     return frame, arrays

@@ -165,15 +165,16 @@ def _set_threads(threads: int | None) -> None:
 
 def _worker(
     study: Study, configs: Sequence[Any], root: Path, device: str, threads: int | None
-) -> str | None:
-    """One stack in a worker process, storing by itself; returns the cause of a failure, if any."""
+) -> str | ResultsError | None:
+    """One stack in a worker process, storing by itself; returns the cause of a failure, if any: of
+    what is raised in a worker, dask prints a traceback."""
     keep_freed_memory()
     _set_threads(threads)
     try:
         list(run_stack(study, configs, Store(root), device))
-    except ResultsError:
-        raise
-    except Exception as error:
+    except ResultsError as error:
+        return ResultsError(str(error))
+    except (Exception, SystemExit) as error:
         return _cause(error)
     return None
 
@@ -190,7 +191,7 @@ def _here(store, study, device, bar, todo) -> Outcomes:
                 bar.set(bar.done + 1)
         except ResultsError:  # the store itself fails (a full disk): every later run would too
             raise
-        except Exception as error:  # whatever a study raises costs its stack, not the sweep
+        except (Exception, SystemExit) as error:  # costs its stack, not the sweep
             cause = _cause(error)
         yield stack, cause
 
@@ -216,9 +217,10 @@ def _there(client, threads, store, study, device, bar, todo) -> Outcomes:
         bar.set(before + stored())
         for future in finished:
             stack, error = futures.pop(future), future.exception()
-            if isinstance(error, ResultsError):
-                raise error
-            yield stack, _cause(error) if error is not None else future.result()
+            cause = _cause(error) if error is not None else future.result()
+            if isinstance(cause, ResultsError):
+                raise cause
+            yield stack, cause
 
 
 @contextmanager
@@ -279,10 +281,10 @@ def sweep(
     missing = [config for config in configs if not store.has(study, config)]
     if not missing:
         return 0
+    if scheduler is None:
+        _check(device)
     with ExitStack() as opened:
         bar = opened.enter_context(Progress(study.name, len(missing), progress))
-        if scheduler is None:
-            _check(device)
         if scheduler is None and workers == 1:
             _set_threads(threads)
             execute = _here

@@ -22,8 +22,9 @@ from tangents.lab import store
 from tangents.lab.evidence import Table
 from tangents.lab.figures import forest
 from tangents.lab.ledger import judged
-from tangents.lab.study import ConfigError, Study, expand, fingerprint, unknown
+from tangents.lab.study import Study, expand, fingerprint, unknown
 from tangents.lab.sweep import sweep
+from tangents.pages.rows import parse_fields
 from tangents.pages.tables import claims_table
 
 
@@ -43,6 +44,13 @@ class Chapter:
         for entry in judged(self.study, self.table):
             entries[entry["claim"]].append(entry | {"preset": self.preset})
         return entries
+
+    @cached_property
+    def _published_entries(self) -> dict[str, dict]:
+        """What the published runs say, where these here are others."""
+        frame, arrays = _published(self.study.name, self.preset) if self.own else (None, {})
+        found = [] if frame is None else judged(self.study, Table(frame, arrays))
+        return {entry["id"]: entry for entry in found}
 
     def at(self, preset: str) -> Chapter:
         """The chapter on what is published of another preset; nothing is computed. LookupError."""
@@ -90,7 +98,9 @@ class Chapter:
         if self.preset == "smoke":
             print("No verdicts: the preset smoke shows that all parts work, and judges nothing.")
             return
-        table = claims_table(entry for name in names for entry in self._entries[name])
+        beside = self._published_entries
+        entries = (entry for name in names for entry in self._entries[name])
+        table = claims_table(entry | {"published": beside.get(entry["id"])} for entry in entries)
         display(HTML(f"<p><em>{self.own}</em></p>{table}" if self.own else table))
 
 
@@ -130,17 +140,3 @@ def _published(name: str, preset: str) -> tuple[pd.DataFrame | None, dict]:
     except store.ResultsError as error:
         print(f"Not read: {error}")
         return None, {}
-
-
-def parse_fields(text: str) -> dict[str, list[str]]:
-    """Fields with their values: "width=64,256 seed=0" is {"width": ["64", "256"], "seed": ["0"]}.
-
-    Raises ConfigError for words of another form.
-    """
-    found: dict[str, list[str]] = {}
-    for word in text.split():
-        name, equals, values = word.partition("=")
-        if not (name and equals and values):
-            raise ConfigError(f"fields: expected NAME=VALUE[,VALUE...], got {word!r}")
-        found.setdefault(name, []).extend(values.split(","))
-    return found

@@ -17,8 +17,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tangents.lab.provenance import REPOSITORY
+from tangents.lab.store import remove_dead
 from tangents.lab.study import ConfigError, unknown
 
+DAY = 24 * 3600.0  # seconds: an execution that began earlier, and left its folder, was killed
 WORDS = {"true": True, "false": False, "null": None, "~": None}
 KINDS = {
     bool: "true or false",
@@ -38,10 +40,10 @@ class ChapterError(Exception):
 
 def find(name: str, book: Path) -> Path:
     """The notebook of that chapter. Raises ConfigError, naming those that exist."""
-    path = book / f"{name}.ipynb"
-    if not path.is_file():
-        raise unknown("chapter", name, sorted(each.stem for each in book.glob("*.ipynb")))
-    return path
+    known = {path.stem: path for path in sorted(book.glob("*.ipynb"))}
+    if name not in known:
+        raise unknown("chapter", name, known)
+    return known[name]
 
 
 def execute(notebook: Path, parameters: Mapping[str, str], output: Path) -> Path:
@@ -57,19 +59,17 @@ def execute(notebook: Path, parameters: Mapping[str, str], output: Path) -> Path
     _check_output(notebook, output)
     values = read_parameters(notebook, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
+    remove_dead(output.parent.glob(f".{output.stem}-*"), DAY)
     with TemporaryDirectory(prefix=f".{output.stem}-", dir=output.parent) as folder:
         executed = Path(folder, notebook.name)
         reason = _run(notebook, values, executed)
-        if executed.exists():
-            if pages.exists():
-                shutil.rmtree(pages)  # it shows another run
-            os.replace(executed, output)
-            reason = reason and f"{reason}; see {output}"
+        if pages.exists():  # it shows another run; at once, and not file by file
+            os.replace(pages, Path(folder, "former"))
+        os.replace(executed, output)
         if reason:
-            raise ChapterError(f"{notebook.stem} failed with {reason}")
-        if not _builder_installed():
-            print("tangents: the page is not made, as jupyter-book 1 is missing "
-                  "(pip install -r requirements.txt)", file=sys.stderr)  # fmt: skip
+            raise ChapterError(f"{notebook.stem} failed with {reason}; see {output}")
+        if lacking := _lacking():
+            print(f"tangents: the page is not made, as {lacking}", file=sys.stderr)
             return output
         os.replace(_build(output, notebook.stem, Path(folder)), pages)
     return _page(pages, notebook.stem)
@@ -98,12 +98,23 @@ def _value(name: str, text: str, default: Any) -> Any:
         value = parse(text)
     except ConfigError as error:
         raise ConfigError(f"parameter {name}: {error}") from None
-    kinds = (int, float) if type(default) is float else (type(default),)
-    if default is None or type(value) in kinds:
+    if default is None or _alike(value, default):
         return value
-    kind = KINDS.get(kinds[-1], f"a {kinds[-1].__name__}")
+    kind = KINDS.get(type(default), f"a {type(default).__name__}")
     raise ConfigError(f"parameter {name}: expected {kind}, as is its default {default!r}, "
-                      f"not {text!r}")  # fmt: skip
+                      f"not {_cut(text)}")  # fmt: skip
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value has the type of the default, and so have a list's entries."""
+    if type(default) is list and type(value) is list and default:
+        return all(any(_alike(entry, known) for known in default) for entry in value)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
+
+
+def _cut(text: str) -> str:
+    """As it was given, but for the rest of what is long."""
+    return repr(text) if len(text) < 80 else f"{text[:60]!r}..."
 
 
 def defaults(notebook: Path) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def defaults(notebook: Path) -> dict[str, Any]:
     except SyntaxError as error:
         reason = f"its parameters cannot be read ({error.msg}, line {error.lineno})"
         raise ChapterError(f"{notebook}: {reason}") from None
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, MemoryError):
         raise ChapterError(f"{notebook} is not a notebook") from None
     found = {}
     for line in tree.body:
@@ -139,13 +150,14 @@ def parse(text: str) -> Any:
     try:
         events = list(yaml.parse(text, yaml.SafeLoader))[2:-2]
     except yaml.YAMLError as error:
-        raise ConfigError(f"cannot read {text!r} as YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        raise ConfigError(f"cannot read {_cut(text)} as YAML: {reason}") from None
     scalars = [event for event in events if isinstance(event, yaml.ScalarEvent)]
     is_list = bool(events) and isinstance(events[0], yaml.SequenceStartEvent)
     marked = any(getattr(event, "anchor", None) or getattr(event, "tag", None) for event in events)
     is_flat = len(events) == len(scalars) + 2 if is_list else len(events) == len(scalars) <= 1
     if marked or not is_flat or (text.strip() and not events):
-        raise ConfigError(f"expected a number, a word, true or false, or a list, not {text!r}")
+        raise ConfigError(f"expected a number, a word, true or false, or a list, not {_cut(text)}")
     values = [event.value if event.style else _plain(event.value) for event in scalars]
     return values if is_list else values[0] if values else ""
 
@@ -179,7 +191,10 @@ def _check_output(notebook: Path, output: Path) -> None:
 
 
 def _run(notebook: Path, values: dict[str, Any], output: Path) -> str:
-    """Executes the notebook into `output`; returns why it failed, or nothing."""
+    """Executes the notebook into `output`; returns what its failing cell says, or nothing.
+
+    Raises ChapterError where it could not be executed, or written.
+    """
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -192,16 +207,21 @@ def _run(notebook: Path, values: dict[str, Any], output: Path) -> str:
         )  # fmt: skip
     except papermill.exceptions.PapermillExecutionError as error:
         return " ".join(f"{error.ename}: {error.evalue}".split()).rstrip(":")
-    except Exception as error:  # no kernel, a dead one, a damaged notebook: of many types
-        return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+    except Exception as error:  # no kernel, a dead one, a full disk: of many types
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+        raise ChapterError(f"{notebook.stem} failed with {reason}") from error
     return ""
 
 
-def _builder_installed() -> bool:
+def _lacking() -> str:
+    """What is missing for a page, if anything."""
+    if not all((REPOSITORY / source).exists() for source in SOURCES):
+        return "the book's settings are missing: that takes a checkout"
     try:
-        return metadata.version("jupyter-book").startswith("1.")
+        found = metadata.version("jupyter-book").startswith("1.")
     except metadata.PackageNotFoundError:
-        return False
+        found = False
+    return "" if found else "jupyter-book 1 is missing (pip install -r requirements.txt)"
 
 
 def _build(notebook: Path, name: str, folder: Path) -> Path:
@@ -209,21 +229,26 @@ def _build(notebook: Path, name: str, folder: Path) -> Path:
 
     Raises ChapterError with the first error that the builder reports.
     """
-    for source in SOURCES:
-        copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copyfile
-        (folder / source).parent.mkdir(exist_ok=True)
-        copy(REPOSITORY / source, folder / source)
-    shutil.copyfile(notebook, folder / "book" / f"{name}.ipynb")
+    failed = f"{notebook} is executed, but its page failed"
     contents = {"format": "jb-book", "root": f"book/{name}"}
     contents["chapters"] = [{"file": "book/bibliography"}]
-    (folder / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")
+    try:
+        for source in SOURCES:
+            copy = shutil.copytree if (REPOSITORY / source).is_dir() else shutil.copyfile
+            (folder / source).parent.mkdir(exist_ok=True)
+            copy(REPOSITORY / source, folder / source)
+        shutil.copyfile(notebook, folder / "book" / f"{name}.ipynb")
+        (folder / "_toc.yml").write_text(json.dumps(contents), encoding="utf-8")
+    except OSError as error:  # of copytree with a reason for each file
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise ChapterError(f"{failed}: {first}") from error
     done = subprocess.run([*BUILD, str(folder)], cwd=folder, capture_output=True, encoding="utf-8",
                           errors="replace")  # fmt: skip
     pages = folder / "_build" / "html"
     if done.returncode or not _page(pages, name).exists():
         found = re.search(r"^[\w.]*(Error|Exception): .+", done.stderr, re.MULTILINE)
         reason = found[0] if found else "jupyter-book gives no reason"
-        raise ChapterError(f"{notebook} is executed, but its page failed: {reason}")
+        raise ChapterError(f"{failed}: {reason}")
     return pages
 
 

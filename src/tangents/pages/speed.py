@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from tangents.lab.figures import MARKERS, PALETTE, panels
-from tangents.lab.store import results_root
+from tangents.lab.store import measurements
 
 OURS = "tangents"
 PHASE = 1000  # steps that are leapt at once
@@ -46,7 +46,7 @@ TRADED = [
 
 def load(table: str) -> pd.DataFrame:
     """Rows of a measurement, with the problem in words and the budget in MB, if there was one."""
-    frame = pd.read_csv(results_root() / table)
+    frame = measurements(table)
     frame["outputs"] = frame["outputs"].fillna("")
     frame["budget"] = frame["peer"].str.extract(LEAN, expand=False).astype(float)
     frame["problem"] = [_words(row) for row in frame.itertuples()]
@@ -223,7 +223,7 @@ def behind(frame: pd.DataFrame) -> str:
 
 def device_table(table: str = "benchmark-device.csv", least: int = 1024) -> str:
     """What benchmarks/device.py measured of large problems, as an HTML table."""
-    frame = pd.read_csv(results_root() / table).fillna({"outputs": ""})
+    frame = measurements(table).fillna({"outputs": ""})
     frame = frame[(frame["task"] == "kernel") & (frame["n"] >= least)]
     shown = pd.DataFrame({
         "Problem": [_words(row).removeprefix("kernel, ") for row in frame.itertuples()],
@@ -236,7 +236,7 @@ def device_table(table: str = "benchmark-device.csv", least: int = 1024) -> str:
 
 def recurrent_table(table: str = "benchmark-recurrent.csv") -> str:
     """What benchmarks/recurrent.py measured, as an HTML table."""
-    frame = pd.read_csv(results_root() / table)
+    frame = measurements(table)
     words = [f"{r.activation}, {r.layers} layer{'s' * (r.layers > 1)}, {r.dtype}"
              for r in frame.itertuples()]  # fmt: skip
     loop = (frame["pair-steps/s"] / frame["loop, pair-steps/s"]).map("{:.0f} ×".format)

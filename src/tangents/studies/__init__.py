@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
 
-from tangents.lab.study import Study, unknown
+from tangents.lab.study import ConfigError, LabError, Study, unknown
 
 
 def names() -> list[str]:
@@ -23,15 +23,28 @@ def path(name: str) -> str:
 
 
 def find(name: str) -> Study:
-    """The `STUDY` of that name, or of a dotted module path. Raises ConfigError for another."""
-    study = getattr(import_module(path(name)), "STUDY", None)
+    """The `STUDY` of that name, or of a dotted module path.
+
+    Raises ConfigError for another name, LabError where the module fails.
+    """
+    try:
+        study = getattr(import_module(path(name)), "STUDY", None)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a module does that is not ours
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise LabError(f"study {name!r} cannot be imported: {reason}") from error
     if not isinstance(study, Study):
         raise unknown("study", name, names())
     return study
 
 
 def _exists(dotted: str) -> bool:
+    parts = dotted.split(".")
     try:
-        return all(map(str.isidentifier, dotted.split("."))) and find_spec(dotted) is not None
-    except ModuleNotFoundError:  # a parent package is missing
-        return False
+        named = all(part.isidentifier() for part in parts)  # `map` is a study here
+        return named and find_spec(dotted) is not None
+    except ModuleNotFoundError as error:
+        if error.name and dotted.startswith(error.name):  # a parent package is missing
+            return False
+        raise

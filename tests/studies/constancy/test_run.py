@@ -23,19 +23,22 @@ from tests.cases import close, dense_hessian, flat, unflat
 START = {"gradient", "hessian", "hessian_random", "hessian_steepest"}
 TRAINED = {
     *("loss", "kernel_change", "radius", "eigenvalue_min", "eigenvalue_max", "pl_ratio"),
-    *("converged", "steps", "kernel_largest", "eigenvalue_lowest", "loss_peak", "sharpness"),
+    *("converged", "steps", "kernel_largest", "kernel_turn", "turn_largest"),
+    *("loss_peak", "sharpness"),
 }
 
 
 def run(**fields):
     """{seed: {metric: [(step, value)]}} of networks that differ in seed alone."""
     seeds = fields.pop("seed", [0, 1])
-    configs = [Constancy(**fields, seed=seed) for seed in seeds]
+    configs = [Constancy(**{"data_seed": 0} | fields, seed=seed) for seed in seeds]
     found = {}
     for i, rows, arrays in constancy.run(configs, "cpu"):
         table = found.setdefault(seeds[i], {})
+        kept = any(r["metric"] == "hessian_trained" for r in rows)
+        assert arrays.keys() == ({"kernel0", "kernel"} if kept else set())
         for r in rows:
-            assert r.keys() == {"step", "time", "split", "metric", "value"} and not arrays
+            assert r.keys() == {"step", "time", "split", "metric", "value"}
             table.setdefault(r["metric"], []).append((r["step"], r["value"]))
     assert sorted(found) == sorted(seeds)
     return found
@@ -55,8 +58,8 @@ def trained():
 
 def test_rows_hold_every_metric(trained):
     for table in trained.values():
-        extra = {"hessian_trained", "hessian_identity", "kernel_identity", "head_curvature"}
-        extra |= {f"signal_{kind}_1" for kind in ("two", "inf")}
+        extra = {"hessian_trained", "head_curvature", "inside_largest"}
+        extra |= {f"signal_{kind}_1{end}" for kind in ("two", "inf") for end in ("", "_trained")}
         extra |= {f"linear_error_{d}_{r:g}" for d in ("top", "random") for r in constancy.RADII}
         assert table.keys() == START | TRAINED | extra
         assert last(table, "converged") == 1
@@ -65,12 +68,29 @@ def test_rows_hold_every_metric(trained):
         assert last(table, "steps") == table["loss"][-1][0]
 
 
-def test_the_identities_hold(trained):
-    for table in trained.values():
-        assert last(table, "hessian_identity") < 1e-12 and last(table, "kernel_identity") < 1e-12
-    for head in ("sigmoid", "swish"):
-        ((table),) = run(head=head, seed=[3], width=8, n=3, probes=0, max_steps=0).values()
-        assert last(table, "hessian_identity") < 1e-12 and last(table, "kernel_identity") < 1e-12
+@pytest.mark.parametrize("head", ["tanh", "sigmoid", "swish", "softmax"])
+def test_the_chain_rule_for_a_head(head):
+    """H(phi(f)) = phi' H(f) + phi'' grad f grad f^T and K(phi(f)) = phi' phi'^T * K(f); of two
+    outputs, the sum over both of phi' and over pairs of phi''."""
+    c = Constancy(head=head, width=6, n=3, seed=3)
+    x, _ = constancy.task(c, "cpu")
+    module = constancy.network(c, x)
+    params = select(constancy.start(module, [c], x), 0)
+    inside = constancy.without_head(params)
+    f = functional_call(module.net, inside, (x[:1],))[0]
+    one = lambda z: module.head(z).sum()  # noqa: E731
+    first, second = torch.func.grad(one)(f), torch.func.hessian(one)(f)
+    slope = torch.func.grad(lambda p, k: functional_call(module.net, p, (x[:1],))[0, k])
+    J = [flat(slope(inside, k)) for k in range(len(f))]
+    want = sum(first[k] * dense_hessian(module.net, inside, x[0], k) for k in range(len(f)))
+    pairs = [(j, k) for j in range(len(f)) for k in range(len(f))]
+    want = want + sum(second[j, k] * torch.outer(J[j], J[k]) for j, k in pairs)
+    close(dense_hessian(module, params, x[0]), want)
+    if head in constancy.SLOPES:
+        stack = {k: v[None] for k, v in params.items()}
+        trace = constancy.Trace(module, stack, x, [c])
+        under = ntk(module.net, inside, x, outputs="trace")
+        close(trace.under_head(trace.kernel0, stack)[0], under)
 
 
 def test_without_steps_the_start_alone_is_measured(trained):
@@ -91,8 +111,8 @@ def test_pl_ratio_lies_between_the_eigenvalues(trained):
 
 def test_the_last_kernel_is_that_of_explicit_steps():
     """Gradient descent on (1/2n) sum (phi(f) - t)^2, written out."""
-    c = Constancy(head="tanh", seed=1, **SMALL)
-    x, y = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    c = Constancy(head="tanh", seed=1, data_seed=0, **SMALL)
+    x, y = constancy.task(c, "cpu")
     module = constancy.network(c, x)
     params = select(constancy.start(module, [c], x), 0)
     kernel0 = ntk(module, params, x, outputs="trace")
@@ -118,7 +138,7 @@ def test_the_last_kernel_is_that_of_explicit_steps():
 
 def test_hessians_are_taken_where_they_say(trained):
     c = Constancy(head="tanh", seed=0, **SMALL)
-    x, _ = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    x, _ = constancy.task(c, "cpu")
     module = constancy.network(c, x)
     params = constancy.start(module, [c], x)
     want = output_hessian_norm(module, params, x[:2]).mean().item()
@@ -130,8 +150,8 @@ def test_hessians_are_taken_where_they_say(trained):
 
 
 def test_the_head_adds_its_curvature_times_the_squared_gradient(trained):
-    c = Constancy(head="tanh", seed=1, **SMALL)
-    x, _ = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    c = Constancy(head="tanh", seed=1, data_seed=0, **SMALL)
+    x, _ = constancy.task(c, "cpu")
     module = constancy.network(c, x)
     inside = select(constancy.without_head(constancy.start(module, [c], x)), 0)
     f = functional_call(module.net, inside, (x,))[:, 0]
@@ -150,7 +170,7 @@ def test_rows_are_kept_at_growing_distances():
 
 def test_errors_of_the_linear_model_by_hand(trained):
     c = Constancy(head="tanh", seed=0, **SMALL)
-    x, _ = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    x, _ = constancy.task(c, "cpu")
     module = constancy.network(c, x)
     params = select(constancy.start(module, [c], x), 0)
     top = torch.linalg.eigh(dense_hessian(module, params, x[0]))
@@ -166,13 +186,16 @@ def test_errors_of_the_linear_model_by_hand(trained):
 
 def test_a_climb_follows_the_steepest_ascent_of_the_second_derivative():
     c = Constancy(seed=0, width=5, n=2, probes=1)
-    x, _ = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    x, _ = constancy.task(c, "cpu")
     module = constancy.network(c, x)
     params = constancy.start(module, [c, replace(c, seed=1)], x)
     v = torch.stack([constancy._direction(i, flatten(params)[0]) for i in (5, 6)])
 
     def bent(w):
-        return constancy.bend(module, unflatten(w, params), x[:1], v).abs()
+        along = torch.func.jvp
+        f = lambda u: constancy.output(module, unflatten(u, params), x[:1])[:, 0]  # noqa: E731
+        slope = lambda u: along(f, (u,), (v,))[1]  # noqa: E731
+        return along(slope, (w,), (v,))[1].abs()
 
     there = flatten(constancy.climb(module, params, x[:1], v, 1e-4))
     start = flatten(params)
@@ -214,7 +237,7 @@ def test_large_scale_is_lazy():
 
 def test_read_outs_of_one_sign():
     c = Constancy(positive=True, width=8)
-    x, _ = constancy.task("sphere", c.n, True, 0, "float64", "cpu")
+    x, _ = constancy.task(c, "cpu")
     params = constancy.start(constancy.network(c, x), [c], x)
     assert (params["net.readout.weight"] >= 0).all() and (params["net.hidden.0.weight"] < 0).any()
 
@@ -231,6 +254,7 @@ def test_read_outs_of_one_sign():
         ({"network": "resnet", "bottleneck": 3}, "a bottleneck needs network 'mlp', got 'resnet'"),
         ({"alpha": 2}, "alpha needs centred=True"),
         ({"probes": 11}, "probes must be at most n=10, got 11"),
+        ({"dataset": "mnist", "labels": "halves"}, "labels='halves' needs dataset 'sphere'"),
     ],
 )
 def test_bad_configs_are_refused(fields, message):
@@ -265,5 +289,43 @@ def test_the_metrics_that_are_searched_for_are_those_of_the_radii():
 
 
 def test_another_draw_of_the_inputs_is_another_task():
-    first, other = (constancy.task("sphere", 6, True, seed, "float64", "cpu")[0] for seed in (0, 1))
+    first, other, given = (
+        constancy.task(Constancy(n=6, **seeds), "cpu")[0]
+        for seeds in (dict(seed=0), dict(seed=1), dict(seed=1, data_seed=0))
+    )
     assert first.shape == other.shape and not first.allclose(other)
+    assert first.equal(given)
+    with pytest.raises(ValueError, match="networks of one stack have one draw of inputs"):
+        run(data_seed=-1, **SMALL)
+
+
+def test_labels_of_two_halves():
+    x, y = constancy.task(Constancy(labels="halves", n=20), "cpu")
+    assert y.equal(x[:, 0].sign()) and 0 < (y > 0).sum() < 20
+    inputs, given = constancy.task(Constancy(n=20), "cpu")
+    assert inputs.equal(x) and given.tolist() == [-1, 1] * 10
+
+
+def test_networks_on_the_span_of_their_inputs_are_the_same():
+    """The same kernels, distances and losses as with all pixels, step by step."""
+    fields = dict(dataset="digits", n=6, depth=2, width=8, head="tanh", seed=[0])
+    small, whole = (run(probes=probes, **fields)[0] for probes in (0, 1))
+    for metric in TRAINED - {"converged"}:
+        assert len(small[metric]) == len(whole[metric])
+        for (step, value), (other, want) in zip(small[metric], whole[metric], strict=True):
+            assert step == other and value == pytest.approx(want, rel=1e-6, abs=1e-9), metric
+
+
+def test_rates_and_signs_of_one_stack():
+    """Networks that end at different times are alone what they are side by side."""
+    fields = dict(width=16, n=6, probes=0)
+    configs = [Constancy(rate=rate, positive=positive, **fields)
+               for rate in (0.5, 1.5, 2.5) for positive in (False, True)]  # fmt: skip
+    ends = {}
+    for i, rows, _ in constancy.run(configs, "cpu"):
+        ends[i] = {r["metric"]: r["value"] for r in rows}
+    assert len({end["steps"] for end in ends.values()}) > 3
+    for i, c in enumerate(configs):
+        ((_, rows, _),) = constancy.run([c], "cpu")
+        for r in {r["metric"]: r for r in rows}.values():
+            assert ends[i][r["metric"]] == pytest.approx(r["value"], rel=1e-6, abs=1e-12)

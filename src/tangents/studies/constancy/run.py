@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.func import grad, jvp
+from torch.func import grad
 
 from tangents import kernels, models, probes
-from tangents.curvature import output_hessian, output_hessian_norm, output_hessian_top
+from tangents.curvature import output_hessian_norm, output_hessian_top
 from tangents.data.tasks import pair
-from tangents.descent import Descent, gradient_descent, updates
+from tangents.descent import Descent, gradient_descent, leaving
 from tangents.empirical import ntk
 from tangents.functional import (
     Params,
@@ -27,6 +28,7 @@ from tangents.functional import (
     inner,
     linearise,
     norm,
+    require,
     select,
     unflatten,
     where,
@@ -39,7 +41,8 @@ from tangents.studies.constancy.config import Constancy
 DIMENSION = 5  # of the inputs on the sphere
 RADII = (0.25, 0.5, 1, 2, 4, 8)  # of the steps on which the linear model's error is measured
 SEARCHED = 10  # steps of the path of steepest ascent
-GROWTH = 1.1  # from one look at the kernel to the next, in steps; every step up to the 50th
+EVERY = 25  # steps, each of which the kernel is looked at; then
+GROWTH = 1.1  # from one look to the next
 KEPT = 1.25  # from one row of the trajectory to the next, in steps
 LANCZOS = dict(tolerance=1e-2, max_steps=400)  # an eigenvalue to about 1e-4 of itself
 CENTRES = {  # targets lie at centre -+ size, well inside what the head can give
@@ -49,42 +52,73 @@ CENTRES = {  # targets lie at centre -+ size, well inside what the head can give
     "sigmoid": (0.5, 0.35),
     "swish": (0.7, 0.7),
 }
-SMOOTH = ("tanh", "sigmoid", "swish")  # heads of one number whose identities are checked
+SLOPES = {  # phi' of heads that are functions of one number, from phi
+    "tanh": lambda p: 1 - p * p,
+    "sigmoid": lambda p: p * (1 - p),
+}
 
 
 @lru_cache(maxsize=4)
-def task(
-    dataset: str, n: int, flat: bool, seed: int, dtype: str, device: str
-) -> tuple[Tensor, Tensor]:
-    """Inputs (n, ...) and labels -+1, in turn, (n,)."""
-    kind = getattr(torch, dtype)
-    if dataset != "sphere":
-        data = pair(dataset, n, flat=flat, seed=seed, dtype=kind, device=device)
+def task(c: Constancy, device: str) -> tuple[Tensor, Tensor]:
+    """Inputs (n, ...) and labels -+1, in turn unless the config says otherwise, (n,)."""
+    kind, seed = getattr(torch, c.dtype), drawn(c)
+    if c.dataset != "sphere":
+        options = dict(flat=c.network != "conv", seed=seed, dtype=kind, device=device)
+        data = pair(c.dataset, c.n, **options)
         return data.x, data.y
-    x = torch.randn(n, DIMENSION, generator=Generator().manual_seed(seed), dtype=torch.float64)
+    x = torch.randn(c.n, DIMENSION, generator=Generator().manual_seed(seed), dtype=torch.float64)
     x = x * (math.sqrt(DIMENSION) / x.norm(dim=1, keepdim=True))
-    return x.to(device, kind), (2.0 * (torch.arange(n) % 2) - 1).to(device, kind)
+    sides = torch.where(x[:, 0] > 0, 1.0, -1.0) if c.labels == "halves" else _in_turn(c.n)
+    return x.to(device, kind), sides.to(device, kind)
+
+
+def _in_turn(n: int) -> Tensor:
+    return 2.0 * (torch.arange(n) % 2) - 1
+
+
+def drawn(c: Constancy) -> int:
+    """The seed of the draw of inputs."""
+    return c.seed if c.data_seed < 0 else c.data_seed
 
 
 def network(c: Constancy, x: Tensor) -> models.Headed:
     """The network that the config declares, head and all, for inputs like x (n, ...)."""
-    options = dict(c=2 if c.head == "softmax" else 1, activation=c.activation, bias=False)
-    if c.network == "conv":
-        net = models.ConvNet(x.shape[1], c.width, **options)
-    elif c.network == "resnet":
-        net = models.ResNet(x.shape[1], c.width, c.depth, **options)
+    return _network(c.network, x.shape[1], c.width, c.depth, c.bottleneck, c.activation, c.head)
+
+
+@lru_cache(maxsize=4)  # the way to a network's kernel is found once for a module
+def _network(
+    kind: str, d: int, width: int, depth: int, bottleneck: int, activation: str, head: str
+) -> models.Headed:
+    options = dict(c=2 if head == "softmax" else 1, activation=activation, bias=False)
+    if kind == "conv":
+        net = models.ConvNet(d, width, **options)
+    elif kind == "resnet":
+        net = models.ResNet(d, width, depth, **options)
     else:
-        net = models.MLP(x.shape[1], c.width, c.depth, bottleneck=c.bottleneck, **options)
-    return models.Headed(net, c.head)
+        net = models.MLP(d, width, depth, bottleneck=bottleneck, **options)
+    return models.Headed(net, head)
 
 
 def start(module: nn.Module, configs: list[Constancy], like: Tensor) -> Params:
     """The initial weights, a network for each config."""
     seeds = [c.seed for c in configs]
     params = models.initialise_stack(module, seeds, like.dtype, str(like.device))
-    if configs[0].positive:
-        params["net.readout.weight"] = params["net.readout.weight"].abs()
-    return params
+    drawn, equal = params["net.readout.weight"], [c.positive for c in configs]
+    equal = torch.tensor(equal, device=drawn.device).view(-1, *[1] * (drawn.dim() - 1))
+    return params | {"net.readout.weight": torch.where(equal, drawn.abs(), drawn)}
+
+
+def in_span(c: Constancy, x: Tensor, params: Params) -> tuple[nn.Module, Tensor, Params]:
+    """The same network seen on the span of its inputs x (n, d), n < d, in an orthonormal basis V.
+
+    First weights W (m, d) become W V, of inputs x V: outputs, kernels and distances in training are
+    what they were but for rounding, since weights outside of the span are read by nobody and stay.
+    """
+    basis = torch.linalg.svd(x, full_matrices=False).Vh  # (n, d)
+    small = x @ basis.mT * math.sqrt(len(basis) / x.shape[1])  # the layer divides by sqrt(n)
+    first = "net.hidden.0.weight"
+    return network(c, small), small, params | {first: params[first] @ basis.mT}
 
 
 def problem(c: Constancy, module: nn.Module, params: Params, x: Tensor, y: Tensor, alpha: Tensor):
@@ -150,13 +184,14 @@ def _direction(seed: int, like: Tensor) -> Tensor:
 
 
 def bend(module: nn.Module, params: Params, x: Tensor, v: Tensor) -> Tensor:
-    """v^T H v, the second derivative along v (b, p) of the output at one x: (b,)."""
-    along = unflatten(v, params)
+    """v^T H v, the second derivative along v (b, p) of the output at one x, and its graph: (b,)."""
+    along, weights = unflatten(v, params), [*params.values()]
 
-    def slope(w: Params) -> Tensor:
-        return jvp(lambda u: output(module, u, x)[:, 0], (w,), (along,))[1]
+    def derivative(value: Tensor) -> Tensor:
+        found = torch.autograd.grad(value.sum(), weights, create_graph=True, materialize_grads=True)
+        return inner(dict(zip(params, found, strict=True)), along)
 
-    return jvp(slope, (params,), (along,))[1]
+    return derivative(derivative(output(module, params, x)))
 
 
 def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float) -> Params:
@@ -165,52 +200,36 @@ def climb(module: nn.Module, params: Params, x: Tensor, v: Tensor, length: float
     H is the Hessian of the output at the one x, v (b, p) stays as it is. A network whose third
     derivative vanishes stays where it is.
     """
-    here, best, most = params, params, bend(module, params, x, v).abs()
-    for _ in range(SEARCHED):
-        g = flatten(grad(lambda w: bend(module, w, x, v).abs().sum())(here))
+    here, best, most = params, params, torch.zeros_like(v[:, 0])
+    for _ in range(SEARCHED + 1):
+        leaves = {k: w.detach().requires_grad_() for k, w in here.items()}
+        bent = bend(module, leaves, x, v).abs()
+        found = torch.autograd.grad(bent.sum(), [*leaves.values()], materialize_grads=True)
+        bent = bent.detach()
+        best, most = where(bent > most, here, best), torch.maximum(bent, most)
+        g = flatten(dict(zip(leaves, found, strict=True)))
         uphill = g / g.norm(dim=1, keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
         here = moved(here, uphill, length / SEARCHED)
-        bent = bend(module, here, x, v).abs()
-        best, most = where(bent > most, here, best), torch.maximum(bent, most)
     return best
 
 
-def identities(module: models.Headed, params: Params, x: Tensor, seen: int) -> dict:
-    """Largest deviations, each (b,), from what the chain rule says about a head phi.
-
-    H(phi(f)) = phi' H(f) + phi'' grad f grad f^T, tried on one vector at the first input, relative
-    to its norm; K(phi(f)) = phi'(f) phi'(f)^T * K(f), relative to its largest entry. Beside them
-    `head_curvature`, the norm of phi'' grad f grad f^T, mean over the first inputs, `seen` of them.
-    """
+def head_curvature(module: models.Headed, params: Params, x: Tensor) -> Tensor:
+    """Norm of what a head adds to the Hessian, phi'' grad f grad f^T, mean over x: (b,)."""
     inside = without_head(params)
     f = output(module.net, inside, x).detach()
     slope = grad(lambda z: module.head(z).sum())
-    first, second = slope(f), grad(lambda z: slope(z).sum())(f)
-    kernel, inner_kernel = (
-        ntk(net, p, x, outputs="trace") for net, p in ((module, params), (module.net, inside))
-    )
-    gap = kernel - first[:, :, None] * first[:, None, :] * inner_kernel
-    found = dict(
-        kernel_identity=gap.abs().amax((1, 2)) / kernel.abs().amax((1, 2)),
-        head_curvature=(second.abs() * inner_kernel.diagonal(dim1=1, dim2=2))[:, :seen].mean(-1),
-    )
-
-    one = x[:1]
-    g = flatten(grad(lambda p: output(module.net, p, one).sum())(inside))
-    v = torch.stack([_direction(i, g[i]) for i in range(len(g))])
-    want = first[:, :1] * output_hessian(module.net, inside, one)(v[:, None])[:, 0]
-    want = want + second[:, :1] * g * (g * v).sum(-1, keepdim=True)
-    got = output_hessian(module, params, one)(v[:, None])[:, 0]
-    return found | dict(hessian_identity=(got - want).norm(dim=-1) / want.norm(dim=-1))
+    second = grad(lambda z: slope(z).sum())(f)
+    squares = ntk(module.net, inside, x, outputs="trace").diagonal(dim1=1, dim2=2)
+    return (second.abs() * squares).mean(-1)
 
 
-def signals(module: models.Headed, params: Params, x: Tensor) -> dict:
+def signals(module: models.Headed, params: Params, x: Tensor, when: str = "") -> dict:
     """Two-norm and largest entry of df/da_l, means over x, for each hidden layer l, each (b,)."""
     inside = without_head(params)
     found = {}
     for layer, g in enumerate(probes.unit_gradients(module.net, inside, x), 1):
-        found[f"signal_two_{layer}"] = g.norm(dim=-1).mean(-1)
-        found[f"signal_inf_{layer}"] = g.abs().amax(-1).mean(-1)
+        found[f"signal_two_{layer}{when}"] = g.norm(dim=-1).mean(-1)
+        found[f"signal_inf_{layer}{when}"] = g.abs().amax(-1).mean(-1)
     return found
 
 
@@ -220,43 +239,57 @@ def signals(module: models.Headed, params: Params, x: Tensor) -> dict:
 class Trace:
     """Rows of the networks of one stack, and the largest change of each one's kernel so far."""
 
-    def __init__(self, module: nn.Module, params0: Params, x: Tensor, rate: float):
-        self.module, self.params0, self.x = module, params0, x
-        self.kernel0 = ntk(module, params0, x, outputs="trace")
+    def __init__(self, module: nn.Module, params0: Params, x: Tensor, configs: list[Constancy]):
+        self.module, self.params0, self.x, self.head = module, params0, x, configs[0].head
+        self.kernel0 = self.kernel(params0)
+        rate = torch.tensor([c.rate for c in configs], dtype=x.dtype, device=x.device)
         self.rate = rate * len(x) / torch.linalg.eigvalsh(self.kernel0)[:, -1]
-        self.largest, self.peak = torch.zeros_like(self.rate), torch.zeros_like(self.rate)
-        self.lowest = torch.full_like(self.rate, math.inf)
-        self.sharpness = torch.zeros_like(self.rate)  # step times largest curvature, as last seen
-        self.rows: list[list[dict]] = [[] for _ in self.rate]
+        self.largest, self.turned, self.inside, self.peak = torch.zeros(4, len(rate)).to(x)
+        self.sharpness = torch.zeros_like(rate)  # step times largest curvature, as last seen
+        self.rows: list[list[dict]] = [[] for _ in configs]
+
+    def kernel(self, params: Params) -> Tensor:
+        return ntk(self.module, params, self.x, outputs="trace")
 
     def row(self, i: int, step: int, **metrics: float | Tensor) -> None:
         self.rows[i] += records(step, step * self.rate[i].item(), "train", **metrics)
 
-    def look(self, state: Descent, loss: Tensor, at: Tensor, keep: Tensor) -> None:
-        """Measures the kernels of the networks at these places (k,), and records some: (k,)."""
+    def under_head(self, kernel: Tensor, params: Params) -> Tensor:
+        """The kernel of f from that of phi(f): K_f = K / (phi'(f) phi'(f)^T)."""
+        slope = SLOPES[self.head](output(self.module, params, self.x))
+        return kernel / (slope[:, :, None] * slope[:, None, :])
+
+    def look(self, state: Descent, loss: Tensor, live: Tensor, at: Tensor, keep: Tensor) -> None:
+        """Measures the kernels of networks of a state, at places `at` (k,) of those `live`, and
+        records those to `keep` (k,)."""
         if not len(at):
             return
-        params = _some(state.params, at)
-        kernel = ntk(self.module, params, self.x, outputs="trace")
-        change = kernels.distance(kernel, self.kernel0[at])
+        params, i = _some(state.params, at), live[at]
+        kernel, kernel0 = self.kernel(params), self.kernel0[i]
+        change, turn = kernels.distance(kernel, kernel0), 1 - kernels.cosine(kernel, kernel0)
         spectrum = torch.linalg.eigvalsh(kernel) / len(self.x)
-        self.largest[at] = torch.maximum(self.largest[at], change)
-        self.lowest[at] = torch.minimum(self.lowest[at], spectrum[:, 0])
-        self.sharpness[at] = self.rate[at] * spectrum[:, -1]
-        at, change, spectrum = at[keep], change[keep], spectrum[keep]
-        if not len(at):
+        self.largest[i] = torch.maximum(self.largest[i], change)
+        self.turned[i] = torch.maximum(self.turned[i], turn)
+        self.sharpness[i] = self.rate[i] * spectrum[:, -1]
+        if self.head in SLOPES:
+            inside = self.under_head(kernel, params)
+            inside0 = self.under_head(kernel0, _some(self.params0, i))
+            self.inside[i] = torch.maximum(self.inside[i], kernels.distance(inside, inside0))
+        if not keep.any():
             return
-        params, gradient = _some(state.params, at), _some(state.gradient, at)
+        i, at, params = i[keep], at[keep], _some(params, _places(keep))
+        gradient = _some(state.gradient, at)
         values = dict(
             loss=loss[at],
-            kernel_change=change,
-            radius=norm(difference(params, _some(self.params0, at))),
-            eigenvalue_min=spectrum[:, 0],
-            eigenvalue_max=spectrum[:, -1],
+            kernel_change=change[keep],
+            kernel_turn=turn[keep],
+            radius=norm(difference(params, _some(self.params0, i))),
+            eigenvalue_min=spectrum[keep, 0],
+            eigenvalue_max=spectrum[keep, -1],
             pl_ratio=inner(gradient, gradient) / (2 * state.loss[at]),
         )
-        for j, i in enumerate(at.tolist()):
-            self.row(i, state.step, **{name: value[j] for name, value in values.items()})
+        for j, place in enumerate(i.tolist()):
+            self.row(place, state.step, **{name: value[j] for name, value in values.items()})
 
 
 def _some(params: Params, at: Tensor) -> Params:
@@ -264,66 +297,85 @@ def _some(params: Params, at: Tensor) -> Params:
     return params if len(at) == len(next(iter(params.values()))) else select(params, at)
 
 
+def _places(mask: Tensor) -> Tensor:
+    return mask.nonzero().flatten()
+
+
 def run(configs: list[Constancy], device: str) -> Iterator[tuple[int, list[dict], dict]]:
-    """Trains configs that differ in seed and alpha side by side."""
+    """Trains configs that differ in alpha, rate, sign or seed, on one draw, side by side."""
     c, b = configs[0], len(configs)
-    x, y = task(c.dataset, c.n, c.network != "conv", c.data_seed, c.dtype, device)
+    require(len({drawn(d) for d in configs}) == 1, "networks of one stack have one draw of inputs")
+    x, y = task(c, device)
     module = network(c, x)
     params0 = start(module, configs, x)
+    if c.network == "mlp" and not c.probes and x.shape[1] > len(x):  # probes: a ball of all weights
+        module, x, params0 = in_span(c, x, params0)
     alpha = torch.tensor([d.alpha for d in configs], dtype=x.dtype, device=device)
     task_of = problem(c, module, params0, x, y, alpha)
-    trace = Trace(module, params0, x, c.rate)
+    trace = Trace(module, params0, x, configs)
     at_start = {"gradient": trace.kernel0.diagonal(dim1=1, dim2=2).sqrt().mean(-1)}
     if c.probes:
-        seeds = [d.seed for d in configs]
-        at_start |= curvature(module, params0, x[: c.probes], c, seeds)
-        if c.network != "conv" and c.head != "softmax":  # whose network has two outputs
-            at_start |= signals(module, params0, x[: c.probes])
-    if c.head in SMOOTH:
-        at_start |= identities(module, params0, x, c.probes or len(x))
+        at_start |= curvature(module, params0, x[: c.probes], c, [d.seed for d in configs])
+    if shows_units(c):
+        at_start |= signals(module, params0, x[: c.probes])
+    if c.probes and c.head not in ("linear", "softmax"):
+        at_start |= {"head_curvature": head_curvature(module, params0, x[: c.probes])}
     for i in range(b):
         trace.row(i, 0, **{name: values[i] for name, values in at_start.items()})
     if c.max_steps == 0:
         yield from ((i, rows, {}) for i, rows in enumerate(trace.rows))
         return
 
-    waiting, due, keep = torch.ones(b, dtype=torch.bool, device=device), 0, 0
-    for state in updates(task_of, params0, gradient_descent(trace.rate), c.max_steps):
-        loss = state.loss * task_of.alpha**2
-        trace.peak = torch.maximum(trace.peak, loss)
-        finite, fitted = loss < 1e12, loss < c.goal  # both false for NaN
-        ended = waiting & (fitted | ~finite | (state.step == c.max_steps))
-        looked = waiting & finite & (ended | (state.step >= due))
-        at = _places(looked)
-        trace.look(state, loss, at, ended[at] | (state.step >= keep))
+    def loss_of(live: Tensor, state: Descent) -> Tensor:
+        return state.loss * task_of.alpha[live] ** 2
+
+    def done(live: Tensor, state: Descent) -> Tensor:
+        loss = loss_of(live, state)  # both false for NaN
+        return (loss < c.goal) | ~(loss < 1e12) | (state.step == c.max_steps)
+
+    due, keep = 0, 0
+    rule = lambda live: gradient_descent(trace.rate[live])  # noqa: E731
+    for live, state in leaving(task_of, params0, rule, c.max_steps, done):
+        loss, ended = loss_of(live, state), done(live, state)
+        trace.peak[live] = torch.maximum(trace.peak[live], loss)
+        at = _places((loss < 1e12) & (ended | (state.step >= due)))
+        trace.look(state, loss, live, at, ended[at] | (state.step >= keep))
         if state.step >= due:
-            due = state.step + 1 if state.step < 50 else math.ceil(state.step * GROWTH)
+            due = state.step + 1 if state.step < EVERY else math.ceil(state.step * GROWTH)
             if state.step >= keep:
                 keep = max(state.step + 1, math.ceil(state.step * KEPT))
-        for i in _places(ended).tolist():
-            yield i, finish(trace, c, state, i, bool(fitted[i])), {}
-        waiting &= ~ended
-        if not waiting.any():
-            return
+        for j in _places(ended).tolist():
+            one = {k: v[j : j + 1] for k, v in state.params.items()}
+            yield finish(trace, c, state.step, int(live[j]), one, bool(loss[j] < c.goal))
 
 
-def _places(mask: Tensor) -> Tensor:
-    return mask.nonzero().flatten()
+def shows_units(c: Constancy) -> bool:
+    """Whether df/da_l is measured: not of convolutions, nor of networks of two outputs."""
+    return c.probes > 0 and c.network != "conv" and c.head != "softmax"
 
 
-def finish(trace: Trace, c: Constancy, state: Descent, i: int, fitted: bool) -> list[dict]:
-    """Rows of the network at place i, whose training is over."""
-    ending = dict(converged=fitted, steps=state.step)
+def finish(
+    trace: Trace, c: Constancy, step: int, i: int, params: Params, fitted: bool
+) -> tuple[int, list[dict], dict[str, np.ndarray]]:
+    """Place, rows and kernels of the network at place i, a stack of one, whose training is over."""
+    ending, arrays = dict(converged=fitted, steps=step), {}
     if fitted:
-        one = {k: v[i : i + 1] for k, v in state.params.items()}
         ending |= dict(
             kernel_largest=trace.largest[i],
-            eigenvalue_lowest=trace.lowest[i],
+            turn_largest=trace.turned[i],
             loss_peak=trace.peak[i],
             sharpness=trace.sharpness[i],
         )
+        if c.head in SLOPES:
+            ending |= dict(inside_largest=trace.inside[i])
         if c.probes:
-            found = output_hessian_norm(trace.module, one, trace.x[: c.probes], **LANCZOS)
+            x = trace.x[: c.probes]
+            found = output_hessian_norm(trace.module, params, x, **LANCZOS)
             ending |= dict(hessian_trained=found.mean())
-    trace.row(i, state.step, **ending)
-    return trace.rows[i]
+            kept = dict(kernel0=trace.kernel0[i], kernel=trace.kernel(params)[0])
+            arrays = {name: k.float().cpu().numpy() for name, k in kept.items()}
+        if shows_units(c):
+            found = signals(trace.module, params, x, "_trained")
+            ending |= {name: value[0] for name, value in found.items()}
+    trace.row(i, step, **ending)
+    return i, trace.rows[i], arrays
