@@ -12,7 +12,7 @@ from torch.func import functional_call, jacrev
 from tangents import kernels, models
 from tangents import problem as module
 from tangents.empirical import ntk
-from tangents.flow import ContinuousMomentum, GradientFlow, flow, implicit_direction
+from tangents.flow import ContinuousMomentum, GradientFlow, batch_flow, flow, implicit_direction
 from tangents.functional import select
 from tangents.losses import LOSSES, soft_hinge
 from tangents.problem import Problem
@@ -411,3 +411,57 @@ def test_unusable_input_is_refused_at_the_call(change, message, unchecked):
     with pytest.raises(ValueError, match=f"^{message}") as error:
         flow(**GOOD | {"params": network(0, 1)} | change)
     assert "\n" not in str(error.value)
+
+
+# ---- passes in single precision, and training on batches
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 30.0])
+def test_single_precision_passes_leave_the_flow_as_it_is(scale, unchecked):
+    """Weights, margins and steps stay in double precision."""
+    alpha, dt = row(scale, scale), row(1e-4, 1e-4)
+    rule = GradientFlow(1e-2, 0.1, True)
+    single, double = (
+        last(flow(NET, network(0, 1), X, Y, alpha, dt, "soft_hinge", rule, 3000, dtype))
+        for dtype in (torch.float32, None)
+    )
+    for i in range(2):
+        (a, j), (b, k) = single[i], double[i]
+        assert a.converged[j] and b.converged[k] and a.output.dtype == torch.float64
+        assert all(v.dtype == torch.float64 for v in a.params.values())
+        assert (a.output[j] - b.output[k]).abs().max() < 2e-2
+        assert a.t[j] == pytest.approx(b.t[k].item(), rel=2e-2)
+
+
+def chance():
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_batch_of_all_examples_is_a_step_of_momentum():
+    rule, alpha = ContinuousMomentum(10.0, (0.1, 0.3)), row(0.5)
+    states = batch_flow(NET, network(0), X, Y, 0.5, chance(), N, "hinge", rule)
+    first, second = next(states), next(states)
+    here = Problem.start(NET, network(0), X, Y, alpha, "hinge").at(network(0), False)
+    start = {k: torch.zeros_like(v) for k, v in network(0).items()}
+    want, _ = rule.propose(here, start, row(0.0), second.t)
+    assert first.t == 0 and first.output.abs().max() == 0 and second.step == 1
+    close(flat(second.params), flat(want))
+
+
+def test_batches_fit_all_and_later_ones_hold_what_is_not_fitted(monkeypatch, unchecked):
+    seen = []
+    batch = Problem.batch
+    monkeypatch.setattr(Problem, "batch", lambda p, rows: seen.append(rows) or batch(p, rows))
+    states = list(batch_flow(NET, network(0), X, Y, 0.5, chance(), 2, max_steps=2000))
+    assert states[-1].converged and not states[-1].failed
+    left = [int((s.output[0] * Y < 1).sum()) for s in states[:-1]]
+    assert sum(map(len, seen)) == sum(left) and max(map(len, seen)) == 2
+    *_, lost = batch_flow(NET, network(0), X, Y, 0.5, chance(), 2, max_steps=1)
+    assert lost.failed and not lost.converged
+
+
+def test_batches_of_nothing_and_of_two_networks_are_refused():
+    with pytest.raises(ValueError, match="batch must be a whole number, at least 1, got 0"):
+        batch_flow(NET, network(0), X, Y, 0.5, chance(), 0)
+    with pytest.raises(ValueError, match="params must be a stack"):
+        batch_flow(NET, network(0, 1), X, Y, 0.5, chance())

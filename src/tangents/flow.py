@@ -12,11 +12,21 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from tangents import checks
-from tangents.functional import Params, axpy, difference, inner, norm, require, select, where
-from tangents.problem import Point, Problem, require_positive
+from tangents.functional import (
+    Params,
+    axpy,
+    difference,
+    inner,
+    norm,
+    require,
+    select,
+    stacked,
+    where,
+)
+from tangents.problem import Point, Problem, cast, require_positive
 
 SHORTEST = 1e-30  # step, in units of training time, below which a flow has come to a halt
 SINGLE = 1e4  # largest trace of dt H at which single precision serves an implicit step
@@ -115,9 +125,11 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     Examples whose dt D_i |J_i|^2 sum to less than 0.1 are left out, smallest first: a step is
     stable without them. While all of them sum to less than `SINGLE` the matrix of the others,
     1 + dt D^1/2 J J^T D^1/2, is formed and factored in single precision: its rounding is then far
-    below its smallest eigenvalue, 1, and the order of a W-method holds for any such matrix.
+    below its smallest eigenvalue, 1, and the order of a W-method holds for any such matrix. So it
+    does for a Jacobian in single precision, whose products are then summed in double.
     """
     J, g = here.jacobian, here.gradient
+    narrow, wide = J.value.dtype, here.output.dtype
     weight = dt[:, None] * here.stiffness * J.diagonal()[..., 0]
     ranked, order = weight.sort(descending=True)
     count = (ranked.flip(-1).cumsum(-1).flip(-1) > 0.1).sum(-1).tolist()
@@ -127,11 +139,11 @@ def implicit_direction(here: Point, dt: Float[Tensor, " b"]) -> Params:
     for i, k in enumerate(count):
         rows = order[i, :k]
         J_i, root = J.map(lambda v, i=i, rows=rows: v[i, rows]), here.stiffness[i, rows].sqrt()
-        slope = J_i.jvp(select(g, i))[:, 0]
-        M = (J_i.map(_single) if single[i] else J_i).gram(outputs="trace")
+        slope = J_i.jvp(cast(select(g, i), narrow))[:, 0]
+        M = J_i.map(_to(torch.float32 if single[i] else wide)).gram(outputs="trace")
         M.mul_((dt[i] * root[:, None] * root).to(M)).diagonal().add_(1)
         solved = torch.cholesky_solve((root * slope)[:, None].to(M), torch.linalg.cholesky(M))
-        found.append(J_i.vjp((dt[i] * root)[:, None] * solved.to(root)))
+        found.append(J_i.vjp(((dt[i] * root)[:, None] * solved).to(narrow)))
     return difference(g, {name: torch.stack([f[name] for f in found]) for name in g})
 
 
@@ -145,18 +157,20 @@ def flow(
     loss: str = "soft_hinge",
     rule: GradientFlow | ContinuousMomentum | None = None,
     max_steps: int = 100_000,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[Flow]:
     """Trains b networks by gradient flow until each has margin >= 1 on every training point.
 
     `params` (b, ...) at initialisation, labels y in {-1, +1}, output scales alpha; the first step
     to try is `dt` (b,). Yields after every attempted step; a network is last seen when it has
     converged or failed (`max_steps` attempts, not finite, or a gradient of zero). With the square
-    loss none converges: its flow ends at the margin. Raises ValueError for input that cannot be
-    trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
+    loss none converges: its flow ends at the margin. Passes are made in `dtype`, by default that of
+    x: single precision serves while alpha is at most about ten, all else stays as it is. Raises
+    ValueError for input that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
     rule = rule or GradientFlow()
     checks.whole("max_steps", max_steps, 1)
-    problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit)
+    problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit, dtype)
     checks.tensors(dt=dt, alpha=alpha)
     require_positive("dt", dt)
     require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
@@ -190,5 +204,63 @@ def _integrate(problem: Problem, params: Params, dt: Tensor, rule, max_steps: in
             here = here.select(live)
 
 
-def _single(v: Tensor) -> Tensor:
-    return v.float() if v.is_floating_point() else v
+def batch_flow(
+    module: nn.Module,
+    params: Params,
+    x: Tensor,
+    y: Float[Tensor, " n"],
+    alpha: float,
+    generator: Generator,
+    batch: int = 64,
+    loss: str = "hinge",
+    rule: ContinuousMomentum | None = None,
+    max_steps: int = 100_000,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Flow]:
+    """Trains one network (params of a stack of one) on batches of those examples that are not yet
+    fitted; yields after each pass over them, with the output at all examples.
+
+    Which these are is found before each pass; a step moves the output of its batch by less than the
+    rule's bound, or is tried again, shorter. Ends, max_steps and errors as in `flow`. Source:
+    Geiger et al. (2019), section 2, on set-up B.
+    """
+    rule = rule or ContinuousMomentum(10.0, (0.1, 0.3))
+    checks.whole("batch", batch, 1)
+    checks.whole("max_steps", max_steps, 1)
+    one = x.new_full((1,), alpha)
+    problem = Problem.start(module, params, x, y, one, loss, dtype=dtype)
+    require(len(one) == stacked(module, params), "params must be a stack of one network")
+    return _by_batches(problem, params, rule, batch, generator, max_steps)
+
+
+def _by_batches(problem: Problem, params: Params, rule, batch: int, generator, max_steps: int):
+    memory, index = rule.init(params), torch.zeros(1, dtype=torch.long)
+    t = torch.zeros_like(problem.alpha)
+    dt, step, attempts = torch.full_like(t, 1e-6), torch.zeros_like(index), 0
+    while True:
+        with torch.no_grad():
+            output = problem.predictor(params)
+        converged = (output * problem.y).amin(-1) >= 1
+        loss = problem.loss.value(output * problem.y).mean(-1) / problem.alpha**2
+        failed = ~converged & ((attempts >= max_steps) | ~loss.isfinite() | (dt < SHORTEST))
+        yield Flow(index, params, output, loss, t, dt, step, converged, failed)
+        if converged | failed:
+            return
+        left = (output[0] * problem.y < 1).nonzero().squeeze(-1)
+        order = left[torch.randperm(len(left), generator=generator).to(left.device)]
+        for rows in order.split(batch):
+            part, ok = problem.batch(rows), False
+            here = part.at(params, False)
+            while not ok and attempts < max_steps and dt >= SHORTEST:
+                attempts += 1
+                trial, trial_memory = rule.propose(here, memory, t, dt)
+                with torch.no_grad():
+                    moved = (part.predictor(trial) - here.output).abs().amax(-1)
+                size = rule.size(None, None, moved)
+                if ok := bool(size < 1):
+                    params, memory, t, step = trial, trial_memory, t + dt, step + 1
+                dt = dt * rule.resize(size)
+
+
+def _to(dtype: torch.dtype):
+    return lambda v: v.to(dtype) if v.is_floating_point() else v

@@ -71,7 +71,8 @@ class Problem:
     F = alpha (f(w, x) - f(w0, x)), Geiger et al. (2020), eq. (3). Labels y (n,) of -1 and +1 go
     with a `Loss` of the margin y F of one output, targets y (n, c) with an `OutputLoss` of c. A
     pass for a gradient takes as many networks at a time as the cache holds the largest layer of,
-    which has `layer` bytes for each network and example (0: all).
+    which has `layer` bytes for each network and example (0: all). Passes and Jacobians are made in
+    `dtype`, which may be narrower than that of the parameters, outputs and gradients.
     """
 
     module: nn.Module
@@ -81,6 +82,13 @@ class Problem:
     alpha: Float[Tensor, " b"]
     f0: Float[Tensor, "b n *c"]
     layer: float = 0.0
+    dtype: torch.dtype | None = None  # that of x
+
+    def predictor(self, params: Params) -> Float[Tensor, "b n *c"]:
+        """F at `params`."""
+        f = outputs(self.module, *narrowed(params, self.x, self.dtype))
+        f = (f[..., 0] if self.y.dim() == 1 else f).to(self.f0)
+        return self.alpha.view(-1, *[1] * self.y.dim()) * (f - self.f0)
 
     def at(self, params: Params, factored: bool) -> Point:
         """Output, loss and gradient at `params`; with the factored Jacobian if asked."""
@@ -88,13 +96,13 @@ class Problem:
         if not factored and len(parts) > 1:
             points = [self.select(i).at(select(params, i), False) for i in parts]
             return Point.joined(params, points)
-        J = None
+        J, (passed, x) = None, narrowed(params, self.x, self.dtype)
         if factored:
-            J = jacobian(self.module, params, self.x)
+            J = jacobian(self.module, passed, x)
             f, pull = J.value, J.vjp
         else:
-            f, pull = _pass(self.module, params, self.x)
-        f = f[..., 0] if self.y.dim() == 1 else f
+            f, pull = _pass(self.module, passed, x)
+        narrow, f = f.dtype, (f[..., 0] if self.y.dim() == 1 else f).to(self.f0)
         alpha, n = self.alpha.view(-1, *[1] * self.y.dim()), len(self.y)
         output = alpha * (f - self.f0)
         if isinstance(self.loss, Loss):
@@ -104,7 +112,8 @@ class Problem:
         else:
             value, stiffness = self.loss.value(output, self.y), None
             slope = self.loss.gradient(output, self.y) / (n * alpha)
-        return Point(params, output, value.mean(-1) / self.alpha**2, pull(slope), stiffness, J)
+        gradient = {k: v.to(params[k]) for k, v in pull(slope.to(narrow)).items()}
+        return Point(params, output, value.mean(-1) / self.alpha**2, gradient, stiffness, J)
 
     @classmethod
     def start(
@@ -116,12 +125,13 @@ class Problem:
         alpha: Tensor,
         loss: str | OutputLoss,
         factored: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> "Problem":
         """The problem of b networks that start at `params`. ValueError for unusable input.
 
         `loss` is the name of one of `LOSSES`, of the margin, or an `OutputLoss`. Say if points will
         be asked for with the `factored` Jacobian: f0 is then rounded as it is in these, and the
-        predictor begins at zero.
+        predictor begins at zero. Passes are in `dtype`, that of x if none is given.
         """
         checks.tensors(y=y, alpha=alpha, params=next(iter(params.values())))
         checks.kind("x", x)
@@ -146,13 +156,15 @@ class Problem:
         require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
         whole = factored or x.device.type != "cpu"
         with torch.no_grad(), checks.taken(x):
-            layer = 0.0 if whole else _largest_layer(module, select(params, slice(1)), x)
+            passed, z = narrowed(params, x, dtype)
+            layer = 0.0 if whole else _largest_layer(module, select(passed, slice(1)), z)
             f0 = torch.cat([
-                outputs(module, select(params, i), x) for i in _parts(b, layer * len(x))
+                outputs(module, select(passed, i), z) for i in _parts(b, layer * len(x))
             ])  # fmt: skip
+        f0 = f0 if dtype is None else f0.to(x.dtype)
         want, got = (b, len(x), *(ends or (1,))), tuple(f0.shape)
         require(got == want, f"outputs must have shape (b, n, c) = {want}, got {got}")
-        return cls(module, x, y, loss, alpha, f0 if ends else f0[..., 0], layer)
+        return cls(module, x, y, loss, alpha, f0 if ends else f0[..., 0], layer, dtype)
 
     def select(self, live: Tensor | slice) -> "Problem":
         """The networks `live` alone."""
@@ -161,6 +173,16 @@ class Problem:
     def batch(self, rows: Int[Tensor, " m"]) -> "Problem":
         """The examples `rows` alone."""
         return replace(self, x=self.x[rows], y=self.y[rows], f0=self.f0[:, rows])
+
+
+def cast(tensors: Params, dtype: torch.dtype) -> Params:
+    """The same parameters in another precision."""
+    return {k: v.to(dtype) for k, v in tensors.items()}
+
+
+def narrowed(params: Params, x: Tensor, dtype: torch.dtype | None) -> tuple[Params, Tensor]:
+    """Parameters and inputs in the precision of a pass; as they are if none is given."""
+    return (params, x) if dtype is None else (cast(params, dtype), x.to(dtype))
 
 
 def _pass(module: nn.Module, params: Params, x: Tensor):

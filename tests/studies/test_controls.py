@@ -23,6 +23,7 @@ NO_SIGN = "a ratio of values of one sign, which is turned in both"
 SMALL = "a difference near zero, whose sign does not matter"
 AT_THE_START = "the least reciprocal is that of the start, where nothing is learnt yet"
 ONLY_PICKS = "asked for to know which runs fitted; what is judged is the frozen kernels' error"
+ITS_OWN = "a label, 1 or -1, is its own reciprocal"
 ONE_SIDED = "at most so much more than another error, which is larger when it is turned"
 STABLE = "asked for to know which steps were stable"
 RANKS = "what a smooth function of ranks explains, it explains of reciprocals, too"
@@ -76,6 +77,9 @@ EXCEPTIONS = {
     ("fort-4-conv", "error_test"): ONE_SIDED,
     ("fort-4-beside-fc", "error_beside"): ONE_SIDED,
     **{(f"beyond-rates-{rate}", "barrier_train"): SMALL for rate in (0.005, 0.02)},
+    ("geiger-t1-at", "t1"): "a time after the end, at which the kernel has changed by more still",
+    ("geiger-5b", "test_label"): ITS_OWN,
+    ("geiger-6d", "test_label"): ITS_OWN,
     **{
         (f"map-{claim}-{task}", metric): RANKS
         for claim in ("alpha", "measure")

@@ -6,10 +6,10 @@ from tangents.studies.lazy.config import PRESETS, Lazy
 
 STUDY = Study(
     name="lazy",
-    version=2,
+    version=3,
     config=Lazy,
     presets=PRESETS,
-    stack=("scaled_alpha", "seed"),
+    stack=("seed", "scaled_alpha"),
     run=Imported("tangents.studies.lazy.run:run"),
     claims=CLAIMS,
     tolerances={"*": (0.05, 1e-6), "error": (0.0, 0.005), "frozen_error": (0.0, 0.005)},

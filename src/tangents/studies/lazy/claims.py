@@ -1,129 +1,127 @@
 """What Geiger et al. claim, in our words, and what this book adds; each with its estimate.
 
-The first version (2019) and the journal version (2020) differ in data, depth and loss.
+The first version (2019) and the journal version (2020) differ in data, depth and loss. A seed sets
+weights and data, so that intervals are over both; where networks of one draw of the data are
+compared (part "members") the draws are the independent units.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from tangents.lab.claims import Setting, claim, claims_in
-from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table
-from tangents.lab.statistics import crossing, jackknife, over_seeds, power, powers, slope
+from tangents.lab.evidence import INF, Accept, Estimate, Runs, Table, ratio
+from tangents.lab.statistics import crossing, jackknife, over_seeds, power, slope
 
 V1, V2, HERE = "geiger2019", "geiger2020", "this book"
-NARROW = 100  # units up to which the journal version sees no reversal
-WIDE = 1000  # units at which the order of the regimes on Fashion-MNIST may be judged
-BORDER = 0.3  # relative change of the kernel at the border between the regimes
-FEATURE, LAZY = 1.0, 1e4  # the values of sqrt(h) alpha that stand for the two regimes
+LEVEL = 0.3  # relative change of the kernel at the border between the regimes
+FEATURE = 1.0  # the value of sqrt(h) alpha that stands for the feature regime
 FITTED = (1e-2, FEATURE)  # those in which the feature regime's exponents are fitted
+INFINITE = (1e300, INF)  # the lazy regime at its end
+FAR = 1e4  # where that end stands on an axis of scales
 
 MINUS_HALF = Accept("exponent $-1/2$", -0.6, -0.4)
-MINUS_ONE = Accept("exponent $-1$", -1.1, -0.9)
+MINUS_ONE = Accept("exponent $-1$", -1.15, -0.85)
 FLAT = Accept("exponent 0", -0.1, 0.1)
-SAME = Accept("ratio 1", 0.8, 1.25)
-
 WIDTHS = dict(width=(100, 800))  # of the first version's fully connected networks
 
 # ---- what the rows say
 
 
-def kernel_borders(t: Table, level: float = BORDER) -> Runs:
+def border(scales: Sequence[float], change: Sequence[float], level: float) -> float:
+    """Where a change falls below the level as the scale grows; nan where it does not, or rises."""
+    log = np.log(np.asarray(change, float) / level)
+    falls = len(log) > 1 and log[0] > 0 > log[-1]
+    return crossing(scales, log, 0.0) if falls else math.nan
+
+
+def kernel_borders(t: Table, level: float = LEVEL, invert: bool = False) -> Runs:
     """alpha* of each network, where its kernel has changed by the level: one for width and seed."""
     runs = t.ends("kernel_change", "border")
     rows = runs.rows.sort_values("scaled_alpha")
+    rows = rows.assign(value=level**2 / rows["value"]) if invert else rows
     stars = [
-        (h, seed, crossing(g["scaled_alpha"], np.log(g["value"] / level), 0.0) / math.sqrt(h))
+        (h, seed, border(g["scaled_alpha"], g["value"], level) / math.sqrt(h))
         for (h, seed), g in rows.groupby(["width", "seed"])
     ]
     return Runs(pd.DataFrame(stars, columns=["width", "seed", "value"]), runs.states)
 
 
-def error_borders(rows: pd.DataFrame) -> dict[int, float]:
-    """alpha* for each width: the mean test error is half way from FEATURE to the largest scale."""
-    stars, mean = {}, rows.groupby(["width", "scaled_alpha"])["value"].mean()
-    for h in mean.index.unique("width"):
-        error = mean[h][FEATURE:]
-        half = (error.iloc[0] + error.iloc[-1]) / 2
-        stars[h] = crossing(error.index, error.to_numpy(), half) / math.sqrt(h)
-    return stars
+def half_height(rows: pd.DataFrame) -> float:
+    """The scale at which the mean test error has risen half way from FEATURE to the lazy end."""
+    mean = rows.groupby(rows["scaled_alpha"].clip(upper=FAR))["value"].mean()[FEATURE:]
+    error = mean.to_numpy()
+    half = (error[0] + error[-1]) / 2
+    return crossing(mean.index, error, half) if error[0] < error[-1] else math.nan
 
 
-def gaps(t: Table, part: str = "phase", feature: float = FEATURE) -> pd.DataFrame:
+def gaps(t: Table, part: str) -> pd.DataFrame:
     """Lazy minus feature test error in points, a column a width, a row a seed."""
-    table = t.ends("error", part).rows.pivot_table(
-        index="seed", columns=["scaled_alpha", "width"], values="value"
-    )
-    return 100 * (table[LAZY] - table[feature]).dropna()
+    runs = t.ends("error", part)
+    lazy = runs.where(scaled_alpha=INFINITE)
+    feature = runs.where(scaled_alpha=(0, FEATURE))
+    tables = (100 * each.rows.pivot_table(index="seed", columns="width", values="value")
+              for each in (lazy, feature))  # fmt: skip
+    return (next(tables) - next(tables)).dropna(axis=1, how="all").dropna()
 
 
-def gap(t: Table, place: str, part: str = "phase", feature: float = FEATURE) -> Estimate:
-    """That gap at the "max" of the widths, or at the "min" of those up to `NARROW`."""
-    table = gaps(t, part, feature)
-    h = getattr(table.columns, place)()
-    if place == "min" and h > NARROW:
-        raise LookupError(f"no network of at most {NARROW} units in part {part!r}")
-    runs = t.ends("error", part).where(width=h)
-    found = runs.estimate(over_seeds(table[h]), len(table), 2 * len(table))
-    return found.noting(f"lazy minus feature in points, width {h}")
-
-
-def outputs(t: Table, scaled: float) -> dict[int, np.ndarray]:
-    """Outputs F on test examples of the converged runs: by width, seeds x examples."""
-    rows = t.ends("converged", "phase").where(scaled_alpha=scaled).rows
-    rows = rows.sort_values(["width", "seed"])
-    if rows.empty:
-        raise LookupError(f"no converged run at sqrt(h) alpha = {scaled:g} in part 'phase'")
-    if "data_seed" in rows and rows["data_seed"].nunique() > 1:
-        raise LookupError("outputs on the test examples of several draws cannot be compared")
-    return {
-        h: np.stack([t.array(r, "test_output") for r in g["run_id"]])
-        for h, g in rows.groupby("width")
+def members(t: Table, **where: Any) -> tuple[dict[int, list[np.ndarray]], list[np.ndarray]]:
+    """Outputs F at test examples: by width, a list over draws of the data of arrays members x
+    examples; draws and numbers of members that all widths have. And each draw's labels."""
+    rows = t.ends("converged", "members").where(**where).rows
+    tables = rows.groupby(["data_seed", "width"])["run_id"].apply(list).unstack().dropna()
+    if tables.empty:
+        raise LookupError("no draw of part 'members' with converged runs of all widths")
+    least = min(len(runs) for column in tables for runs in tables[column])
+    found = {
+        h: [np.stack([t.array(r, "test_output") for r in runs[:least]]) for runs in tables[h]]
+        for h in tables
     }
+    return found, [t.array(runs[0], "test_label") for runs in tables[min(found)]]
 
 
-def labels(t: Table) -> np.ndarray:
-    """Labels of the test examples whose outputs are kept."""
-    kept = t.ends("converged", "phase").where(keep_output=True)
-    return t.array(kept["run_id"].iloc[0], "test_label")
+def errors(outputs: list[np.ndarray], y: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Test errors in points of single networks, and of the mean of all members; each by draw."""
+    pairs = [*zip(outputs, y, strict=True)]
+    single = [100 * np.mean(f * labels <= 0) for f, labels in pairs]
+    return np.array(single), np.array([100 * np.mean(f.mean(0) * labels <= 0)
+                                       for f, labels in pairs])  # fmt: skip
 
 
-def share_left(worse: np.ndarray, better: np.ndarray, y: np.ndarray) -> Callable[..., float]:
-    """Of some members: the share of the two kinds' difference in error left to their averages."""
-
-    def error(f):
-        return np.mean(f * y <= 0)
-
-    def one(members):
-        single = error(worse[members]) - error(better[members])
-        return (error(worse[members].mean(0)) - error(better[members].mean(0))) / single
-
-    return one
+def over_draws(estimator, draws: int, runs: int) -> Estimate:
+    """What an estimator says of a list of draws, with its jackknife interval over them."""
+    return Estimate(*jackknife(lambda i: estimator([*i]), range(draws)), draws, runs)
 
 
-def among(members: int, estimator: Callable[..., float], runs: int) -> Estimate:
-    """What an estimator says of networks that differ in their seed alone."""
-    return Estimate(*jackknife(estimator, range(members)), members, runs)
+def kernel_at(t: Table, share: float, **where: Any) -> Runs:
+    """The change of the kernel of each run at a share of t1, between looks, of log against log."""
+    change = t.every("kernel_change", "feature").where(**where)
+    t1 = t.ends("t1", "feature").where(**where).by_run
+    rows = change.rows[change["run_id"].isin(t1.index) & (change["time"] > 0)]
+    last = rows.drop_duplicates("run_id").sort_values("run_id")
+    ways = {run: way.sort_values("time") for run, way in rows.groupby("run_id")}
+    found = [
+        math.exp(np.interp(math.log(share * t1[run]), np.log(ways[run]["time"]),
+                           np.log(ways[run]["value"])))
+        for run in last["run_id"]
+    ]  # fmt: skip
+    return Runs(last.assign(value=found))
+
+
+def early(rows: pd.DataFrame) -> float:
+    """The exponent of a value in time, mean over runs of which three looks or more are there."""
+    ways = [way for _, way in rows.groupby("run_id") if len(way) > 2]
+    return float(np.mean([power(way["time"], way["value"]) for way in ways]))
 
 
 def times(t: Table, metric: str) -> Runs:
     """t1 of each converged run, or t2, the time at which it converged."""
-    if metric == "t1":
-        return t.ends("t1", "phase")
-    runs = t.ends("converged", "phase")
-    return runs.map(runs["time"])
-
-
-def curves(t: Table, part: str, metric: str, **where) -> pd.DataFrame:
-    """A metric along the training of the converged runs, with each run's t1 beside it."""
-    t1 = t.ends("t1", part).by_run.rename("t1")
-    rows = t.every(metric, part).where(**where).rows
-    if not rows["run_id"].isin(t1.index).any():
-        raise LookupError(f"no converged run with {metric!r} among those asked for in {part!r}")
-    return rows.join(t1, on="run_id", how="inner").sort_values(["run_id", "time"])
+    runs = t.ends("t1" if metric == "t1" else "converged", "feature")
+    return runs if metric == "t1" else runs.map(runs["time"])
 
 
 def frozen_table(t: Table) -> pd.DataFrame:
@@ -168,356 +166,380 @@ def integrators(t: Table, a: dict, b: dict) -> Estimate:
     return runs.estimate(over_seeds(worst), len(worst), 2 * len(gap))
 
 
-# ---- the claims: two regimes and one crossover
+# ---- two regimes and one crossover
 
 
-@claim("geiger-1a", V1, "abstract, section 3", MINUS_HALF, range=WIDTHS)
-def border_by_kernel(t: Table) -> Estimate:
-    r"""The output scale $\alpha^*$ that separates lazy from feature learning, read off the change
-    of the kernel, falls as $h^{-1/2}$."""
+@claim(
+    "geiger-1", V1, "abstract, section 3", MINUS_HALF, range=WIDTHS,
+    over={
+        "geiger-1a": Setting("read off the change of the kernel", dict(of="kernel")),
+        "geiger-1c": Setting(r"read off the test error at half height, $h = 64$: the value of "
+                             r"$\sqrt{h}\alpha$", dict(of="error"), Accept("30 to 50", 20, 80)),
+    },
+)  # fmt: skip
+def two_regimes(t: Table, of: str) -> Estimate:
+    r"""The output scale $\alpha^*$ that separates lazy from feature learning falls as
+    $h^{-1/2}$."""
+    if of == "error":
+        runs = t.ends("error", "phase").where(width=64)
+        return runs.jackknife(lambda rows: math.log(half_height(rows))).exp()
     stars = kernel_borders(t)
-    low, high = (kernel_borders(t, level).exponent("width").value for level in (0.1, 1.0))
+    low, high = (kernel_borders(t, level).exponent("width").value for level in (0.2, 0.5))
     missed = int(stars["value"].isna().sum())
     found = replace(stars.exponent("width"), runs=len(t.ends("kernel_change", "border")))
-    return found.noting(
-        f"threshold {BORDER}; {low:.2f} with 0.1, {high:.2f} with 1",
-        f"{missed} networks never cross" if missed else "",
+    span = t.ends("kernel_change", "border")["width"]
+    return replace(found, span=dict(width=(span.min(), span.max()))).noting(
+        f"threshold {LEVEL}; {low:.2f} with 0.2, {high:.2f} with 0.5",
+        f"{missed} networks do not cross" if missed else "",
     )
 
 
-@claim("geiger-1b", V1, "section 3", MINUS_HALF, range=WIDTHS)
-def border_by_error(t: Table) -> Estimate:
-    r"""The same scale, read off the test error at half height, falls as $h^{-1/2}$."""
-
-    def slope(rows):
-        stars = error_borders(rows)
-        return power(list(stars), list(stars.values()))
-
-    return t.ends("error", "phase").jackknife(slope)
-
-
-@claim("geiger-1c", V1, "section 3", Accept("30 to 50", 20, 80), range=WIDTHS)
-def half_height(t: Table) -> Estimate:
-    r"""The test error has risen half way where $\sqrt{h}\alpha$ is 30 to 50 (accepted within a
-    factor of about 1.6)."""
-
-    def place(rows):
-        return np.mean([math.log(star * math.sqrt(h)) for h, star in error_borders(rows).items()])
-
-    return t.ends("error", "phase").jackknife(place).exp()
-
-
-@claim("geiger-2a", V1, "set-up A", Accept("0.65 points at $h=800$", 0, INF))
-def gap_at_largest(t: Table) -> Estimate:
-    """Fully connected, ten principal components: feature learning errs less than lazy learning at
-    the largest width."""
-    return gap(t, "max")
-
-
 @claim(
-    "geiger-2b", V1, "set-up A", Accept("1.15 to 0.65 points, $h$ from 100 to 800", -INF, 0),
-    range=WIDTHS,
+    "geiger-2", V1, "abstract, set-up A; journal version, abstract", Accept("gap above 0", 0, INF),
+    over={
+        "geiger-2a": Setting("MNIST, widest network (paper: 0.65 points at $h=800$)",
+                             dict(part="phase", at="widest")),
+        "geiger-2b": Setting("MNIST, points per doubling of the width", dict(part="phase"),
+                             Accept("shrinks: below 0", -INF, 0)),
+        "geiger-2c": Setting("MNIST, widest network: hardly detectable",
+                             dict(part="phase", at="widest"), Accept("below 0.65", -INF, 0.65)),
+        "geiger-4b": Setting("Fashion-MNIST pixels, narrow", dict(part="fashion", at="narrowest")),
+        "geiger-4a": Setting("Fashion-MNIST pixels, points per doubling of the width: towards the "
+                             "reversal that the journal version finds", dict(part="fashion"),
+                             Accept("below 0", -INF, 0)),
+    },
+    range=dict(n=(5000, INF), width=(100, INF)),
 )  # fmt: skip
-def gap_shrinks(t: Table) -> Estimate:
-    """That gap shrinks as the network widens."""
-    table = gaps(t)
+def gap(t: Table, part: str, at: str = "") -> Estimate:
+    """Fully connected networks: feature learning errs less than lazy learning (test error of the
+    first kernel's machine minus that of the network, in points), and the less so the wider."""
+    table, runs = gaps(t, part), t.ends("error", part)
+    if at:
+        h = table.columns.max() if at == "widest" else table.columns.min()
+        found = runs.where(width=h).estimate(over_seeds(table[h]), len(table), 2 * len(table))
+        return found.noting(f"width {h}")
     slopes = [slope(np.log2(table.columns), row) for row in table.to_numpy()]
-    found = t.ends("error", "phase").estimate(over_seeds(slopes), len(table), 2 * table.size)
-    return found.noting("points per doubling of the width")
+    return runs.estimate(over_seeds(slopes), len(table), 2 * table.size)
 
 
 @claim(
-    "geiger-3", V1, "set-up B", Accept("3.7 % against 1.7 % at $h=159$", 1.5, 3),
+    "geiger-3", V1, "abstract, set-up B", Accept("3.7 % against 1.7 % at $h=159$", 1.5, 3),
+    over={
+        "geiger-3a": Setting("widest", dict(place=-1)),
+        "geiger-3b": Setting("narrowest", dict(place=0)),
+    },
     range=dict(width=(10, 159)),
 )  # fmt: skip
-def conv_ratio(t: Table) -> Estimate:
-    """Convolutional network: lazy learning errs about twice as often as feature learning."""
-    runs = t.ends("error", "conv").largest()
-    table = runs.pivot("scaled_alpha")
-    ratios = table[table.columns.max()] / table[table.columns.min()]
-    found = runs.estimate(over_seeds(ratios), len(table), 2 * len(table))
-    return found.noting(f"width {runs['width'].max()}")
-
-
-@claim(
-    "geiger-4a", V2, "abstract", Accept("2.65 % against 2.88 % at $h=1390$", -INF, 0),
-    range=dict(width=(WIDE, INF)),
-)  # fmt: skip
-def lazy_wins_wide(t: Table) -> Estimate:
-    """Fully connected on Fashion-MNIST pixels, wide: lazy learning errs less than feature
-    learning."""
-    return gap(t, "max", "fashion", 1e-2)
-
-
-@claim("geiger-4b", V2, "section 3", Accept("order reversed", 0, INF))
-def feature_wins_narrow(t: Table) -> Estimate:
-    r"""The same, narrow ($h \leq 100$): feature learning errs less."""
-    return gap(t, "min", "fashion", 1e-2)
+def conv_ratio(t: Table, place: int) -> Estimate:
+    """Convolutional network, mini-batches and momentum: lazy learning errs about twice as often as
+    feature learning (ratio)."""
+    runs = t.ends("error", "conv")
+    h = sorted(runs["width"].unique())[place]
+    table = runs.where(width=h).pivot("scaled_alpha")
+    found = runs.where(width=h).over(table[table.columns.max()] / table[table.columns.min()], True)
+    return found.noting(f"width {h}")
 
 
 # ---- fluctuations
 
 
 @claim(
-    "geiger-5", V1, "section 4", Accept("exponent $-1$", -1.25, -0.75),
+    "geiger-5", V1, "abstract, section 4", Accept("exponent $-1$", -1.25, -0.75),
     over={
-        "geiger-5a": Setting(r"feature regime, $\sqrt{h}\alpha = 0.01$", dict(scaled=1e-2)),
-        "geiger-5b": Setting(r"lazy regime, $\sqrt{h}\alpha = 10^4$", dict(scaled=LAZY)),
+        "geiger-5a": Setting(r"feature regime, $\sqrt{h}\alpha = 1$", dict(scaled=FEATURE)),
+        "geiger-5b": Setting(r"lazy regime, $\alpha = \infty$", dict(scaled=INFINITE)),
     },
 )  # fmt: skip
-def variance(t: Table, scaled: float) -> Estimate:
+def variance(t: Table, scaled: Any) -> Estimate:
     r"""The variance of $\alpha(f-f_0)$ over initialisations falls as $1/h$."""
-    found = outputs(t, scaled)
-    k = min(map(len, found.values()))
+    found, _ = members(t, scaled_alpha=scaled)
+    spread = {h: [f.var(0, ddof=1).mean() for f in draws] for h, draws in found.items()}
+    draws, size = len(spread[min(spread)]), len(found[min(found)][0])
 
-    def slope(members):
-        return power(list(found), [f[members].var(0, ddof=1).mean() for f in found.values()])
+    def exponent(draws):
+        return power(list(spread), [np.mean([v[i] for i in draws]) for v in spread.values()])
 
-    return among(k, slope, k * len(found))
+    estimate = over_draws(exponent, draws, draws * size * len(spread))
+    return estimate.noting(f"{draws} draws of the data, {size} networks each")
 
 
 @claim(
-    "geiger-6", V1, "section 4", Accept("0", -0.4, 0.4),
+    "geiger-width", V1, "abstract", Accept("falls: below 0", -INF, 0),
     over={
-        "geiger-6a": Setting("feature regime", dict(scaled=FEATURE)),
-        "geiger-6b": Setting("lazy regime", dict(scaled=LAZY)),
+        "geiger-width-feature": Setting(r"feature regime, $\sqrt{h}\alpha = 1$",
+                                        dict(scaled=FEATURE)),
+        "geiger-width-lazy": Setting(r"lazy regime, $\alpha = \infty$", dict(scaled=INFINITE)),
     },
 )  # fmt: skip
-def ensemble_flat(t: Table, scaled: float) -> Estimate:
-    """An ensemble's error does not depend on the width (share of the single network's gain from
-    width that is left)."""
-    found = outputs(t, scaled)
-    k = min(map(len, found.values()))
-    small, large = found[min(found)], found[max(found)]
-    return among(k, share_left(small, large, labels(t)), 2 * k).noting(f"ensembles of {k}")
-
-
-@claim("geiger-6c", V1, "section 4", Accept("0.2 of 0.65 points", -0.5, 0.5))
-def ensemble_gap(t: Table) -> Estimate:
-    """Ensembles of either regime err almost alike (share left of the gap between single networks,
-    largest width)."""
-    both = [outputs(t, scaled) for scaled in (FEATURE, LAZY)]
-    h = max(both[0])
-    feature, lazy = (found[h] for found in both)
-    k = min(len(feature), len(lazy))
-    found = among(k, share_left(lazy, feature, labels(t)), 2 * k)
-    return found.noting(f"width {h}, ensembles of {k}")
-
-
-# ---- how long it takes
-
-
-@claim("geiger-7a", V1, "section 5", Accept("exponent 1", 0.9, 1.1))
-def fitting_time(t: Table) -> Estimate:
-    r"""Feature regime: the time $t_1$ to halve the loss grows as $\sqrt{h}\alpha$, at a fixed
-    width."""
-    return times(t, "t1").where(scaled_alpha=FITTED).exponent("scaled_alpha", "width")
-
-
-@claim("geiger-8a", V1, "section 5", Accept("exponent 3/2", 1.25, 1.75))
-def ending_time(t: Table) -> Estimate:
-    r"""Feature regime: the time $t_2$ to the end of training grows as $(\sqrt{h}\alpha)^{3/2}$, at
-    a fixed width."""
-    return times(t, "t2").where(scaled_alpha=FITTED).exponent("scaled_alpha", "width")
+def wider_is_better(t: Table, scaled: Any) -> Estimate:
+    """Performance grows with the width (points of test error per doubling)."""
+    runs = t.ends("error", "phase").where(scaled_alpha=scaled)
+    return runs.by_seed(lambda rows: slope(np.log2(rows["width"]), 100 * rows["value"]))
 
 
 @claim(
-    "geiger-7-8c", V1, "section 5", FLAT,
+    "geiger-6", V1, "abstract, section 4", Accept("0", -0.4, 0.4),
+    over={
+        "geiger-6a": Setting("feature regime: share left of what a single network gains by width",
+                             dict(scaled=FEATURE)),
+        "geiger-6b": Setting("lazy regime: the same", dict(scaled=INFINITE)),
+        "geiger-6d": Setting("feature regime: narrowest ensemble minus widest single network, in "
+                             "points", dict(scaled=FEATURE, instead=True),
+                             Accept("not above 0", -INF, 0)),
+        "geiger-6e": Setting("lazy regime: the same", dict(scaled=INFINITE, instead=True),
+                             Accept("not above 0", -INF, 0)),
+    },
+)  # fmt: skip
+def ensembles(t: Table, scaled: Any, instead: bool = False) -> Estimate:
+    """What width gains may be had by averaging networks instead: ensembles of any width err
+    alike."""
+    found, y = members(t, scaled_alpha=scaled)
+    narrow, wide = (errors(found[h], y) for h in (min(found), max(found)))
+
+    def share(draws):
+        if instead:
+            return np.mean(narrow[1][draws]) - np.mean(wide[0][draws])
+        single, ensemble = (np.mean(narrow[k][draws]) - np.mean(wide[k][draws]) for k in (0, 1))
+        return ensemble / single
+
+    size = len(found[min(found)][0])
+    estimate = over_draws(share, len(y), 2 * size * len(y))
+    return estimate.noting(f"widths {min(found)} and {max(found)}, {size} members")
+
+
+# ---- how long it takes, and what happens meanwhile
+
+
+@claim(
+    "geiger-7", V1, "abstract, section 5", Accept("exponent 1", 0.9, 1.1),
+    over={
+        "geiger-7a": Setting(r"$t_1$, to halve the loss, against $\sqrt{h}\alpha$",
+                             dict(metric="t1", x="scaled_alpha", width=100)),
+        "geiger-7c": Setting(r"$t_1$ against the width at $\sqrt{h}\alpha = 1$",
+                             dict(metric="t1", x="width", scaled_alpha=FEATURE), FLAT),
+        "geiger-8a": Setting(r"$t_2$, to fit all, against $\sqrt{h}\alpha$",
+                             dict(metric="t2", x="scaled_alpha", width=100),
+                             Accept("exponent 3/2", 1.25, 1.75)),
+        "geiger-8c": Setting(r"$t_2$ against the width at $\sqrt{h}\alpha = 1$",
+                             dict(metric="t2", x="width", scaled_alpha=FEATURE), FLAT),
+    },
     range=WIDTHS,
-    over={
-        "geiger-7c": Setting("$t_1$", dict(metric="t1")),
-        "geiger-8c": Setting("$t_2$", dict(metric="t2")),
-    },
 )  # fmt: skip
-def times_collapse(t: Table, metric: str) -> Estimate:
-    r"""Feature regime: at a fixed $\sqrt{h}\alpha$ the two times do not depend on the width."""
-    return times(t, metric).where(scaled_alpha=FITTED).exponent("width", "scaled_alpha")
+def training_times(t: Table, metric: str, x: str, **where: Any) -> Estimate:
+    r"""Feature regime: training takes a time $t_1 \sim \sqrt{h}\alpha$, and $t_2 \sim
+    (\sqrt{h}\alpha)^{3/2}$ to the end, whatever the width."""
+    return times(t, metric).where(**where).exponent(x)
 
 
 @claim(
-    "geiger-7-8b", V1, "section 5", SAME,
-    kind="identity",
+    "geiger-t1", V1, "abstract, section 5", Accept("below 0.3", -INF, LEVEL),
     over={
-        "geiger-7b": Setting("$t_1$", dict(metric="t1")),
-        "geiger-8b": Setting("$t_2$", dict(metric="t2")),
+        "geiger-9a": Setting("exponent of the output's change in time, up to $t_1/10$",
+                             dict(of="output"), Accept("linear: 1", 0.95, 1.05)),
+        "geiger-t1-before": Setting("change of the kernel at $t_1/10$", dict(share=0.1)),
+        "geiger-t1-at": Setting("change of the kernel at $t_1$", dict(share=1.0),
+                                Accept("above 1", 1, INF)),
+        "geiger-t1-scale": Setting(r"at $0.3\,t_1$, exponent in $\sqrt{h}\alpha$",
+                                   dict(share=0.3, x="scaled_alpha"),
+                                   Accept("one curve: 0", -0.1, 0.1)),
+        "geiger-t1-width": Setting(r"at $0.3\,t_1$, exponent in the width at $\sqrt{h}\alpha = 1$",
+                                   dict(share=0.3, x="width"),
+                                   Accept("one curve: 0", -0.25, 0.25)),
     },
+    range=WIDTHS,
 )  # fmt: skip
-def plateau(t: Table, metric: str) -> Estimate:
-    r"""Lazy regime: the two times do not depend on $\alpha$."""
-    runs = times(t, metric).where(scaled_alpha=(1e3, 1e4))
-    rows = runs.rows.pivot_table(index="seed", columns=["scaled_alpha", "width"], values="value")
-    return runs.over((rows[1e4] / rows[1e3]).mean(axis=1)).noting("ratio of $10^4$ to $10^3$")
+def at_t1(t: Table, share: float = 0.0, x: str = "", of: str = "kernel") -> Estimate:
+    r"""Feature regime, $\sqrt{h}\alpha$ from 0.01 to 1: the dynamics is linear for $t \ll t_1$, and
+    at $t_1$ the change of the kernel becomes significant, on one curve against $t/t_1$."""
+    if of == "output":
+        t1 = t.ends("t1", "feature").by_run
+        rows = t.every("output_change", "feature").rows
+        rows = rows[(rows["time"] > 0) & (rows["time"] < 0.1 * rows["run_id"].map(t1))]
+        return Runs(rows).by_seed(early)
+    where = dict(scaled_alpha=FEATURE) if x == "width" else dict(width=100)
+    runs = kernel_at(t, share, **where)
+    return runs.exponent(x) if x else runs.mean(log=True)
 
 
-@claim("geiger-9a", V1, "section 5", Accept("exponent 1", 0.95, 1.05))
-def early_linear(t: Table) -> Estimate:
-    r"""$|f_t - f_0|$ grows linearly in time while $t \ll t_1$."""
-    rows = curves(t, "phase", "output_change", scaled_alpha=FITTED)
-    rows = rows[(rows["time"] > 0) & (rows["time"] < 0.1 * rows["t1"])]
-
-    def one(seed_rows):
-        groups = [g for _, g in seed_rows.groupby("run_id") if len(g) > 2]
-        return float(np.mean([power(g["time"], g["value"]) for g in groups]))
-
-    return Runs(rows).by_seed(one)
-
-
-@claim("geiger-9b", V1, "section 5", Accept("exponent 1/2", 0.35, 0.65), range=WIDTHS)
+@claim("geiger-9b", V1, "abstract, section 5", Accept("exponent 1/2", 0.4, 0.6), kind="identity")
 def growth(t: Table) -> Estimate:
-    r"""Feature regime, at a fixed $\sqrt{h}\alpha$: the factor by which the output has grown at
-    $t_1$ goes as $\sqrt{h}$."""
-    grown = t.ends("output_t1", "phase").where(scaled_alpha=1e-2)
-    return (grown / t.starts("output_norm", "phase")).exponent("width")
+    r"""At a fixed $\sqrt{h}\alpha$ the output has grown by a factor $\sqrt{h}$ at $t_1$: it has to
+    reach about $1/(2\alpha)$ there, and starts at one size on average."""
+    return t.ends("output_t1", "feature").where(scaled_alpha=FEATURE).exponent("width")
 
 
 # ---- how far kernel and weights move
 
 
-@claim("geiger-10a", V1, "kernel figure", Accept("1.7 (homogeneity: 5/3)", 1.5, 1.9))
-def kernel_in_scale(t: Table) -> Estimate:
-    r"""Feature regime, five hidden layers: the kernel changes as $(\sqrt{h}\alpha)^{-a}$,
-    $a = 1.7$, at a fixed width."""
-    runs = t.ends("kernel_change", "phase").where(scaled_alpha=FITTED)
-    return -runs.exponent("scaled_alpha", "width")
-
-
-@claim("geiger-10c", V1, "kernel figure", FLAT, range=WIDTHS)
-def kernel_collapse(t: Table) -> Estimate:
-    r"""Feature regime: at a fixed $\sqrt{h}\alpha$ the kernel changes alike at every width."""
-    runs = t.ends("kernel_change", "phase").where(scaled_alpha=FITTED)
-    return runs.exponent("width", "scaled_alpha")
-
-
-@claim("geiger-11a", V1, "weights figure", Accept("$-0.23$ (asymptote $-1/6$)", -0.33, -0.13))
-def weights_in_scale(t: Table) -> Estimate:
-    r"""Feature regime, five hidden layers: $|dw|/|w_0|$ goes as $(\sqrt{h}\alpha)^{-0.23}$, at a
-    fixed width."""
-    runs = t.ends("weights_change", "phase").where(scaled_alpha=FITTED)
-    return runs.exponent("scaled_alpha", "width")
-
-
-@claim("geiger-11c", V1, "weights figure", MINUS_HALF, range=WIDTHS)
-def weights_in_width(t: Table) -> Estimate:
-    r"""Feature regime: at a fixed $\sqrt{h}\alpha$ the weights move as $|dw|/|w_0| \propto
-    h^{-1/2}$."""
-    runs = t.ends("weights_change", "phase").where(scaled_alpha=FITTED)
-    return runs.exponent("width", "scaled_alpha")
+def _depth(depth: int) -> Setting:
+    law = 2 * depth / (depth + 1)
+    words = f"homogeneity: {law:.2f}"
+    return Setting(f"softplus, {depth} hidden layers", dict(part="depth", depth=depth),
+                   Accept(words, law - 0.1, law + 0.1))  # fmt: skip
 
 
 @claim(
-    "geiger-10-11b", V1, "kernel and weights figures", MINUS_ONE,
-    kind="identity",
+    "geiger-10", V1, "abstract, kernel figure", Accept("1.7", 1.6, 1.8),
     over={
-        "geiger-10b": Setting("kernel", dict(metric="kernel_change")),
-        "geiger-11b": Setting("weights", dict(metric="weights_change")),
+        "geiger-10a": Setting("softplus, 5 hidden layers", dict(part="feature", depth=5)),
+        "geiger-10r": Setting("ReLU, 5 hidden layers: below 2", dict(part="relu", depth=5),
+                              Accept("below 2, above 1.4", 1.4, 2)),
+        **{f"beyond-depth-{depth}": _depth(depth) for depth in (1, 2, 3)},
+        "geiger-10c": Setting(r"softplus, at $\sqrt{h}\alpha = 1$: exponent in the width",
+                              dict(part="feature", x="width"), FLAT),
+    },
+    range=WIDTHS,
+)  # fmt: skip
+def kernel_change(t: Table, part: str, depth: int = 5, x: str = "scaled_alpha") -> Estimate:
+    r"""Feature regime: the kernel changes as $(\sqrt{h}\alpha)^{-a}$ for ReLU and softplus, with
+    $a < 2$ that tends to 2 with depth, and alike at all widths."""
+    runs = t.ends("kernel_change", part).where(scaled_alpha=FITTED, depth=depth)
+    if x == "width":
+        return runs.where(scaled_alpha=FEATURE).exponent("width")
+    return -runs.where(width=100).exponent("scaled_alpha")
+
+
+@claim(
+    "geiger-11", V1, "weights figure", Accept("$-0.23$", -0.33, -0.13),
+    over={
+        "geiger-11a": Setting(r"exponent in $\sqrt{h}\alpha$", dict(x="scaled_alpha")),
+        "geiger-11c": Setting(r"exponent in the width at $\sqrt{h}\alpha = 1$", dict(x="width"),
+                              MINUS_HALF),
+        "beyond-homogeneity": Setting(
+            "if all layers grew alike the kernel would go as the $2L$-th power of the weights: "
+            "its exponent minus $2L$ times theirs", dict(x="both"), Accept("0", -0.1, 0.1)),
+    },
+    range=WIDTHS,
+)  # fmt: skip
+def weights_change(t: Table, x: str) -> Estimate:
+    r"""Feature regime, five hidden layers: how far the weights move, $|dw|/|w_0|$."""
+    weights = t.ends("weights_change", "feature")
+    if x == "width":
+        return weights.where(scaled_alpha=FEATURE).exponent("width")
+    weights = weights.where(width=100)
+    if x == "scaled_alpha":
+        return weights.exponent(x)
+    kernel = t.ends("kernel_change", "feature").where(width=100).slopes("scaled_alpha")
+    return weights.over(-kernel + 10 * weights.slopes("scaled_alpha"))
+
+
+@claim(
+    "geiger-12", V1, "appendix on ReLU", MINUS_HALF,
+    over={
+        "geiger-12": Setting(r"ReLU, exponent in $\alpha$, $\sqrt{h}\alpha$ from 300 to $10^4$",
+                             dict(of="relu")),
+        "beyond-residual": Setting(r"softplus, exponent in the width at fixed $\alpha$, 64 to "
+                                   r"1024: not $-1/2$, as a bound allows",
+                                   dict(of="alpha_change"), MINUS_ONE),
+        "beyond-residual-distance": Setting("the same per distance that the weights move",
+                                            dict(of="distance")),
     },
 )  # fmt: skip
-def lazy_in_scale(t: Table, metric: str) -> Estimate:
-    r"""Lazy regime, softplus: kernel and weights change as $\alpha^{-1}$ at a fixed width."""
-    return t.ends(metric, "residual").exponent("scaled_alpha", "width")
+def lazy_kernel(t: Table, of: str) -> Estimate:
+    r"""Deep in the lazy regime the kernel still changes: for ReLU, with its kinks, as
+    $\alpha^{-1/2}$ at a fixed width; for softplus as $1/\alpha$ times a power of the width."""
+    if of == "relu":
+        scales = (300, 1000, 3000, 10_000)
+        runs = [t.ends(f"change_{s}", "crossed") for s in scales]
+        rows = [each.rows.assign(scaled_alpha=s) for s, each in zip(scales, runs, strict=True)]
+        return Runs(pd.concat(rows), runs[0].states).exponent("scaled_alpha", "width")
+    runs = t.ends("alpha_change", "lazy")
+    if of == "distance":
+        runs = runs / t.ends("alpha_distance", "lazy")
+    return runs.exponent("width")
 
 
-@claim("geiger-12", V1, "appendix on ReLU", MINUS_HALF)
-def relu_in_scale(t: Table) -> Estimate:
-    r"""ReLU, lazy: the kernel changes as $\alpha^{-1/2}$ at a fixed width."""
-    return t.ends("kernel_change", "relu").exponent("scaled_alpha", "width")
-
-
-@claim("geiger-14", V1, "section 4", MINUS_HALF)
+@claim("geiger-14", V1, "section 4", MINUS_HALF, kind="identity")
 def velocity(t: Table) -> Estimate:
     """At initialisation the preactivations move at a speed that falls as $h^{-1/2}$."""
-    return t.starts("preactivation_velocity", "velocity").exponent("width")
-
-
-@claim("beyond-depth", V1, HERE, Accept("0 (homogeneity)", -INF, 0.15))
-def depth_law(t: Table) -> Estimate:
-    """The feature-regime exponent of the kernel is $2L/(L+1)$ for every depth $L$ from 1 to 5
-    (largest distance over depths)."""
-    runs = t.ends("kernel_change", "depth").where(depth=(1, 5))
-    slopes = {L: runs.where(depth=L).slopes("scaled_alpha") for L in sorted(runs["depth"].unique())}
-
-    def largest(seeds):
-        return max(abs(s.reindex(seeds).mean() + 2 * L / (L + 1)) for L, s in slopes.items())
-
-    return runs.estimate(jackknife(largest, runs.seeds))
-
-
-@claim("beyond-residual", V1, HERE, Accept("1 against 1/2", 0.85, 1.15))
-def lazy_residual(t: Table) -> Estimate:
-    r"""Deep in the lazy regime, widths of 16 to 256: the kernel changes as $1/(\alpha h)$, not as
-    $1/(\alpha\sqrt{h})$ (exponent of $h$ at fixed $\alpha$)."""
-
-    def one(g):
-        return -powers(g["value"], alpha=g["scaled_alpha"] / np.sqrt(g["width"]), h=g["width"])["h"]
-
-    return t.ends("kernel_change", "residual").by_seed(one)
-
-
-@claim("beyond-residual-distance", V1, HERE, MINUS_HALF)
-def residual_by_distance(t: Table) -> Estimate:
-    r"""Per distance that the weights move it changes as $h^{-1/2}$: half of the faster law is that
-    wider networks move less."""
-    return (t.ends("kernel_change", "residual") / t.ends("distance", "residual")).exponent("width")
+    return t.starts("preactivation_velocity", "lazy").exponent("width")
 
 
 # ---- what the learned kernel knows
 
 
-@claim("geiger-13a", V1, "section 6", Accept("1", 0.7, 1.3))
-def last_kernel(t: Table) -> Estimate:
-    r"""Fully connected, $\sqrt{h}\alpha = 0.1$ and 1: learning with the network's last kernel errs
-    as often as the network (share of the network's gain over its first kernel that the last one
-    has)."""
+@claim(
+    "geiger-13", V1, "section 6", Accept("CNN: 14 to 3.7 % (first), 4.2 to 2.8 % (last)", 0, INF),
+    over={
+        "geiger-13a": Setting("share of the network's gain over its first kernel that its last one "
+                              "has", dict(of="share"), Accept("1", 0.7, 1.3)),
+        "geiger-13b": Setting("error of the first kernel minus that of the last, in points",
+                              dict(of="difference")),
+    },
+)  # fmt: skip
+def frozen_kernels(t: Table, of: str) -> Estimate:
+    r"""Fully connected, $\sqrt{h}\alpha = 0.1$ and 1: a machine with the network's last kernel errs
+    as often as the network, and one with its first kernel more often."""
+    runs = Runs(frozen_table(t)).where(scaled_alpha=FITTED)
+    if of == "difference":
+        return runs.map(runs["first"] - runs["last"]).mean()
 
     def share(rows):
         mean = rows.mean(numeric_only=True)
         return (mean["first"] - mean["last"]) / (mean["first"] - mean["network"])
 
-    return Runs(frozen_table(t)).where(scaled_alpha=FITTED).jackknife(share)
+    return runs.jackknife(share)
+
+
+# ---- what must fail, or show nothing
 
 
 @claim(
-    "geiger-13b", V1, "section 6", Accept("CNN: 14 to 3.7 % (first), 4.2 to 2.8 % (last)", 0, INF)
+    "control-shuffled", V1, HERE, Accept("more: above 1", 1, INF), kind="control",
+    over={
+        "control-shuffled-kernel": Setting("change of the kernel over that with true labels",
+                                           dict(metric="kernel_change")),
+        "control-shuffled-error": Setting("test error in per cent", dict(metric="error"),
+                                          Accept("chance: 50", 47, 53)),
+    },
 )  # fmt: skip
-def first_kernel(t: Table) -> Estimate:
-    """The same: learning with the first kernel errs more often than with the last."""
-    runs = Runs(frozen_table(t)).where(scaled_alpha=FITTED)
-    found = runs.map(runs["first"] - runs["last"]).mean()
-    return found.noting("points, first kernel minus last")
+def shuffled_labels(t: Table, metric: str) -> Estimate:
+    r"""With shuffled labels the kernel moves more, and nothing is learnt: its norm does not measure
+    what is ($\sqrt{h}\alpha = 1$, width 100)."""
+    noise = t.ends(metric, "shuffled")
+    if metric == "error":
+        return noise.map(100 * noise["value"]).mean()
+    return ratio(noise, t.ends(metric, "feature").where(scaled_alpha=FEATURE, width=100))
 
 
-# ---- can the numbers be trusted?
+@claim("control-inverted", V1, HERE, Accept("none: 0", 0, 0), kind="control")
+def planted_wrong_sign(t: Table) -> Estimate:
+    r"""Where $1/\|\Delta\Theta\|$ is planted in place of $\|\Delta\Theta\|$ no network has a
+    border (share of those that have one as they are)."""
+    stars, planted = kernel_borders(t), kernel_borders(t, invert=True)
+    found = planted["value"].notna().sum() / stars["value"].notna().sum()
+    runs = t.ends("kernel_change", "border")
+    estimate = runs.estimate((float(found), math.nan, math.nan))
+    return replace(estimate, holds=bool(found == 0))
+
 
 TIGHT = dict(dynamics="gradient_flow", implicit=True)
+CLOSE = Accept(r"$\leq$ 0.05", -INF, 5e-2)
 
 
-@claim("geiger-15", V2, "appendix", Accept(r"$\leq$ 2.5e-3", -INF, 2.5e-3))
-def tolerances(t: Table) -> Estimate:
-    r"""The trained output is robust to the integrator: tolerances $10^{-4}$ and $10^{-6}$ (of
-    implicit steps; width 32, 200 images, $\sqrt{h}\alpha$ 1 and 1000) differ by at most 2.5e-3."""
-    return integrators(t, dict(tolerance=1e-4, **TIGHT), dict(tolerance=1e-6, **TIGHT))
-
-
-@claim("beyond-steps", V1, HERE, Accept(r"$\leq$ 0.01", -INF, 1e-2))
-def implicit_steps(t: Table) -> Estimate:
-    r"""Width 32, 200 images, $\sqrt{h}\alpha$ from 1 to 1000: the linearly implicit steps used here
-    agree with explicit Euler steps at the paper's tolerance within 1 %."""
-    explicit = dict(tolerance=1e-4, dynamics="gradient_flow", implicit=False)
-    return integrators(t, dict(tolerance=1e-4, **TIGHT), explicit)
-
-
-@claim("beyond-tolerance", V1, HERE, Accept(r"$\leq$ 0.05", -INF, 5e-2))
-def sweep_tolerance(t: Table) -> Estimate:
-    r"""The same: the tolerance $10^{-2}$ of this chapter's sweep agrees with $10^{-6}$ within
-    5 %."""
-    return integrators(t, dict(tolerance=1e-2, **TIGHT), dict(tolerance=1e-6, **TIGHT))
-
-
-@claim("beyond-momentum", V1, HERE, Accept(r"$\leq$ 0.05", -INF, 5e-2))
-def momentum(t: Table) -> Estimate:
-    r"""The same, $\sqrt{h}\alpha = 1$: the continuous momentum of the first version leads to the
-    same output as gradient flow within 5 %."""
-    return integrators(t, dict(dynamics="momentum"), dict(tolerance=1e-6, **TIGHT))
+@claim(
+    "control-integrator", V2, "appendix, and this book", CLOSE, kind="control",
+    over={
+        "geiger-15": Setting("tolerances $10^{-4}$ and $10^{-6}$ of implicit steps",
+                             dict(a=dict(tolerance=1e-4, **TIGHT), b=dict(tolerance=1e-6, **TIGHT)),
+                             Accept(r"$\leq$ 2.5e-3", -INF, 2.5e-3)),
+        "beyond-steps": Setting("implicit steps and Euler's at the paper's tolerance",
+                                dict(a=dict(tolerance=1e-4, **TIGHT),
+                                     b=dict(tolerance=1e-4, dynamics="gradient_flow",
+                                            implicit=False)),
+                                Accept(r"$\leq$ 0.01", -INF, 1e-2)),
+        "beyond-tolerance": Setting("tolerance $10^{-2}$, of this chapter, and $10^{-6}$",
+                                    dict(a=dict(tolerance=1e-2, **TIGHT),
+                                         b=dict(tolerance=1e-6, **TIGHT))),
+        "beyond-momentum": Setting("the first version's continuous momentum and gradient flow",
+                                   dict(a=dict(dynamics="momentum"),
+                                        b=dict(tolerance=1e-6, **TIGHT))),
+    },
+)  # fmt: skip
+def same_output(t: Table, a: dict, b: dict) -> Estimate:
+    r"""The trained output does not depend on the integrator: relative difference of outputs at test
+    images ($h = 32$, 50 images, $\sqrt{h}\alpha = 1$)."""
+    return integrators(t, a, b)
 
 
 CLAIMS = claims_in(globals())

@@ -1,39 +1,70 @@
-"""The figures of the chapter on lazy and feature learning, each a function of published rows."""
+"""The figures of the chapter on lazy and feature learning, each a function of published rows.
+
+Panels stand below each other, so that they can be read on a phone; what was run is told below them,
+from the rows' own fields.
+"""
 
 import math
+import textwrap
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tangents.lab import figures as draw
 from tangents.lab.evidence import Estimate, Runs, Table
-from tangents.lab.statistics import over_seeds, power
+from tangents.lab.statistics import over_seeds
 from tangents.studies.lazy import claims
-from tangents.studies.lazy.claims import FEATURE, FITTED, LAZY, among
+from tangents.studies.lazy.claims import FAR, FEATURE, INFINITE
 
 SCALED = r"output scale $\sqrt{h}\,\alpha$"
 WIDTH = "width $h$"
 ERROR = "test error (%)"
 KERNEL = r"kernel change $\|\Delta\Theta\|/\|\Theta_0\|$"
+NARROW = 3.9  # inches: on a phone's screen letters are then some 11 pixels high
+DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "digits": "digits"}
 
 
-def over_scale(ax, runs: Runs, ylabel: str, yscale="log", by="width", symbol="h") -> draw.Drawn:
-    """A panel of values against the output scale, a band for each width or depth."""
-    ax.set(xscale="log", yscale=yscale, xlabel=SCALED, ylabel=ylabel)
-    return draw.bands(ax, runs, "scaled_alpha", by, lambda value: f"${symbol}={value}$")
+def setting(t: Table, part: str) -> str:
+    """What a part's runs were, in a line, from their own fields."""
+    rows = t.metric("converged", part).drop_duplicates("run_id")
+    if rows.empty:
+        raise LookupError(f"no run in part {part!r}")
+
+    def values(name: str) -> str:
+        return ", ".join(f"{v:g}" for v in sorted(rows[name].unique()))
+
+    first = rows.iloc[0]
+    inputs = f"{first['pca']} components" if first["pca"] else "pixels"
+    kind = f"L = {values('depth')}, " if first["network"] == "fc" else "ConvNet, "
+    seeds = rows[["seed", "data_seed"]].drop_duplicates()
+    count = seeds["data_seed"].nunique() if (seeds["data_seed"] >= 0).all() else len(seeds)
+    activation = "ReLU" if first["activation"] == "relu" else first["activation"]
+    return (f"{DATA.get(first['dataset'], first['dataset'])}, {inputs}, n = {values('n')}, {kind}"
+            f"h = {values('width')}, {activation}, {count} draws")  # fmt: skip
 
 
-def at_scale(scale: float) -> str:
-    return rf"$\sqrt{{h}}\alpha={draw.decade(scale)}$"
+def panels(t: Table, parts: str, rows: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Panels below each other, and below them the settings of these parts of the study."""
+    fig, axes = draw.panels(1, height, rows)
+    fig.set_figwidth(NARROW)
+    said = "\n".join(f"{part}: {setting(t, part)}" for part in parts.split())
+    lines = [textwrap.fill(line, 50, subsequent_indent="   ") for line in said.splitlines()]
+    fig.supxlabel("\n".join(lines), fontsize=9.5, x=0.02, ha="left", color="0.3")
+    fig.set_figheight(fig.get_figheight() + 0.17 * sum(1 + line.count("\n") for line in lines))
+    return fig, list(axes)
 
 
-def label_scales(ax, scales) -> None:
-    """Scales as the ticks at 0, 1, 2, ..."""
-    draw.label_ticks(ax, range(len(scales)), (f"${draw.decade(scale)}$" for scale in scales))
+def scales(ax: Axes, at=(1e-2, 1, 1e2, FAR), lazy: str = r"$\infty$") -> None:
+    """A logarithmic axis of output scales, at whose right end the infinite one stands."""
+    ax.set(xscale="log", xlabel=SCALED)
+    names = [lazy if v == FAR else f"${draw.decade(v)}$" for v in at]
+    draw.label_ticks(ax, at, names)
 
 
-def fit_in_scale(runs: Runs) -> str:
-    return f"fit {draw.plus_minus(runs.exponent('scaled_alpha', 'width'))}"
+def clipped(runs: Runs) -> Runs:
+    return Runs(runs.rows.assign(scaled_alpha=runs["scaled_alpha"].clip(upper=FAR)))
 
 
 def percent(errors: Runs) -> Runs:
@@ -42,239 +73,231 @@ def percent(errors: Runs) -> Runs:
 
 def headline(t: Table) -> Figure:
     """Test error and kernel change against the output scale: two regimes, one crossover."""
-    fig, (left, right) = draw.panels(2)
-    over_scale(left, percent(t.ends("error", "phase")), ERROR, "linear")
-    left.legend(title="width")
-    over_scale(right, t.ends("kernel_change", "phase"), KERNEL)
-    right.axhline(1, **draw.MARK)
+    fig, (top, bottom) = panels(t, "phase feature border", 2)
+    top.set(ylabel=ERROR)
+    scales(top)
+    runs = clipped(percent(t.ends("error", "phase")))
+    draw.bands(top, runs, "scaled_alpha", "width", "h = {}".format)
+    top.legend()
+    bottom.set(yscale="log", ylabel=KERNEL, xlim=top.get_xlim())
+    scales(bottom)
+    draw.bands(bottom, everywhere(t, "kernel_change"), "scaled_alpha", "width", "h = {}".format)
+    bottom.axhline(claims.LEVEL, **draw.MARK)
+    bottom.legend()
     return fig
 
 
-def collapse(t: Table) -> Figure:
-    """The rescaled error against sqrt(h) alpha, and the border alpha* against the width."""
-    fig, (left, right) = draw.panels(2)
-    errors, stars = t.ends("error", "phase"), claims.kernel_borders(t)
-    over_scale(left, rise(errors), "rescaled rise of test error", "linear")
-    left.axvspan(5, 200, color="0.5", alpha=0.12, lw=0)
-    left.legend(title="width")
-    draw.loglog(right, WIDTH, r"border $\alpha^*$")
-    right.plot(stars["width"], stars["value"], ".", color=draw.PALETTE[0], alpha=0.3)
-    slope = draw.plus_minus(stars.exponent("width"))
-    at, mean = draw.band(right, stars, "width", 0, f"kernel, slope {slope}")
-    draw.guide(right, at, 2.5 * mean[0], -0.5, "slope $-1/2$")
-    for h, group in draw.groups(errors, "width"):
+def everywhere(t: Table, metric: str) -> Runs:
+    """Runs of 200 images at all scales: parts feature and border together."""
+    return Runs(pd.concat([t.ends(metric, part).rows for part in ("feature", "border")]))
 
-        def log_border(rows, h=h):
-            return math.log(claims.error_borders(rows).get(h, math.nan))
 
-        draw.bars(right, [h], [group.jackknife(log_border).exp()], 1)
-    right.plot([], [], label="test error, half height", **draw.look(1))
-    draw.label_widths(right, at)
-    right.set_ylim(bottom=0.25)
-    right.legend(loc="lower left")
+def border(t: Table) -> Figure:
+    """The border alpha* against the width."""
+    fig, (ax,) = panels(t, "border", 1, 3.2)
+    stars = claims.kernel_borders(t)
+    draw.loglog(ax, WIDTH, r"border $\alpha^*$")
+    ax.plot(stars["width"], stars["value"], ".", color=draw.PALETTE[0], alpha=0.35)
+    at, mean = draw.band(ax, stars, "width", 0, f"slope {draw.plus_minus(stars.exponent('width'))}")
+    draw.guide(ax, at, 1.25 * mean[0], -0.5, "slope $-1/2$")
+    draw.label_widths(ax, at)
+    ax.legend(loc="lower left")
     return fig
 
 
-def rise(errors: Runs) -> Runs:
-    """How far each error is above the feature regime's, over the mean rise in the lazy regime."""
-    rows, network = errors.rows, ["width", "seed"]
-    # each initialisation from its own plateau: what all scales share cancels
-    plateau = rows[rows["scaled_alpha"] <= FEATURE].groupby(network)["value"].mean()
-    risen = rows["value"] - rows.join(plateau.rename("plateau"), on=network)["plateau"]
-    lazy = risen[rows["scaled_alpha"] >= LAZY].groupby(rows["width"]).mean()
-    return errors.map(risen / rows["width"].map(lazy))
+def gaps(t: Table) -> Figure:
+    """Lazy minus feature test error, by width: both set-ups, and Fashion-MNIST."""
+    fig, axes = panels(t, "phase fashion conv", 3, 2.2)
+    for ax, part, title in zip(axes, ("phase", "fashion", "conv"),
+                               ("MNIST components", "Fashion-MNIST pixels", "MNIST, ConvNet"),
+                               strict=True):  # fmt: skip
+        runs = percent(t.ends("error", part))
+        small = runs["scaled_alpha"].min()
+        ends = runs.where(scaled_alpha=(0, small)), runs.where(scaled_alpha=(999, math.inf))
+        for place, (each, name) in enumerate(zip(ends, ("feature", "lazy"), strict=True)):
+            draw.band(ax, each, "width", place, name)
+        ax.set(xscale="log", ylabel=ERROR, xlabel=WIDTH if part == "conv" else "")
+        ax.set_title(title)
+        draw.label_widths(ax, runs["width"])
+    axes[0].legend()
+    return fig
+
+
+def at_t1(t: Table) -> Figure:
+    """Two times against the output scale; the kernel along training, in units of t1."""
+    fig, (top, bottom) = panels(t, "feature", 2)
+    for place, (metric, symbol, law, name) in enumerate(
+        (("t1", "$t_1$", 1, "1"), ("t2", "$t_2$", 1.5, "3/2"))
+    ):
+        runs = claims.times(t, metric).where(width=100)
+        fit = draw.plus_minus(runs.exponent("scaled_alpha"))
+        top.set_yscale("log")
+        at, mean = draw.band(top, runs, "scaled_alpha", place, f"{symbol}: slope {fit}")
+        draw.guide(top, at, 0.45 * mean[0], law, name)
+    scales(top, (1e-2, 1e-1, 1))
+    top.set(ylabel="time of the flow")
+    top.legend()
+    rows = t.every("kernel_change", "feature").rows
+    t1 = t.ends("t1", "feature").by_run
+    rows = rows[(rows["time"] > 0) & rows["run_id"].isin(t1.index)]
+    runs = Runs(rows.assign(progress=rows["time"] / rows["run_id"].map(t1)))
+    draw.loglog(bottom, "$t/t_1$", KERNEL)
+    shown = [(s, 100) for s in (0.01, 0.1, 1.0)] + [(1.0, 400)]
+    for place, (scale, h) in enumerate(shown):
+        group = runs.where(scaled_alpha=scale, width=h)
+        label = rf"$\sqrt{{h}}\alpha = {scale:g}$, $h = {h}$"
+        if len(group):
+            draw.paths(bottom, group, "progress", place, label, lw=0.8, alpha=0.7)
+    bottom.axvline(1, **draw.MARK)
+    bottom.set_xlim(left=2e-3)
+    bottom.legend(loc="upper left", fontsize=9)
+    return fig
 
 
 def kernel_exponents(t: Table) -> Figure:
     """Kernel change in the feature regime by depth, and its exponent against 2L/(L+1)."""
-    fig, (left, right) = draw.panels(2)
-    runs = t.ends("kernel_change", "depth")
-    over_scale(left, runs, KERNEL, by="depth", symbol="L")
-    left.legend(title="hidden layers")
+    fig, (top, bottom) = panels(t, "depth feature relu", 2)
+    top.set(yscale="log", ylabel=KERNEL)
+    scales(top, (1e-2, 1e-1, 1))
+    runs = [t.ends("kernel_change", "depth")]
+    runs += [t.ends("kernel_change", "feature").where(width=100)]
+    runs = Runs(pd.concat([each.rows for each in runs]))
+    bottom.set(xlabel="hidden layers $L$", ylabel="exponent $a$", ylim=(0.8, 2.05))
     for place, (depth, group) in enumerate(draw.groups(runs, "depth")):
-        exponent = group.by_seed(lambda rows: -power(rows["scaled_alpha"], rows["value"]))
-        draw.bars(right, [depth], [exponent], place)
-    depth = np.linspace(1, runs["depth"].max(), 50)
-    right.plot(depth, 2 * depth / (depth + 1), color="0.35", ls="--", label="$2L/(L+1)$")
-    right.set(xlabel="hidden layers $L$", ylabel="exponent $a$", ylim=(0.8, 2.0))
-    right.legend()
+        draw.band(top, group, "scaled_alpha", place, f"L = {depth}")
+        draw.bars(bottom, [depth], [-group.exponent("scaled_alpha")], place)
+    relu = t.ends("kernel_change", "relu")
+    draw.band(top, relu, "scaled_alpha", 5, "L = 5, ReLU", ls="--")
+    draw.bars(bottom, [5.15], [-relu.exponent("scaled_alpha")], 5)
+    depth = np.linspace(1, 5.5, 50)
+    bottom.plot(depth, 2 * depth / (depth + 1), color="0.35", ls="--", label="$2L/(L+1)$")
+    top.legend()
+    bottom.legend()
     return fig
 
 
-def lazy_residuals(t: Table) -> Figure:
+def lazy(t: Table) -> Figure:
     """Kernel change deep in the lazy regime: softplus against width, ReLU against scale."""
-    fig, (left, right) = draw.panels(2)
-    runs = t.ends("kernel_change", "residual")
-    runs = runs.map(runs["value"] * runs["scaled_alpha"] / np.sqrt(runs["width"]))
-    draw.loglog(left, WIDTH, r"$\alpha\,\|\Delta\Theta\|/\|\Theta_0\|$")
-    at, mean = draw.bands(left, runs, "width", "scaled_alpha", at_scale)
-    draw.label_widths(left, at)
-    draw.guide(left, at, 0.6 * mean[0], -1, r"$1/h$")
-    draw.guide(left, at, 1.6 * mean[0], -0.5, r"$1/\sqrt{h}$", ls=":")
-    left.legend()
-    runs = t.ends("kernel_change", "relu")
-    at, _ = over_scale(right, runs, KERNEL)
-    _, start = draw.origin(runs, "scaled_alpha")
-    draw.guide(right, at, 1.4 * start.max(), -0.5, f"slope $-1/2$; {fit_in_scale(runs)}")
-    right.legend(title="ReLU, width")
-    return fig
-
-
-def weights_and_speed(t: Table) -> Figure:
-    """Movement of the weights, and speed of the preactivations at initialisation."""
-    fig, (left, right) = draw.panels(2)
-    runs = t.ends("weights_change", "phase")
-    runs = runs.map(runs["value"] * np.sqrt(runs["width"]))
-    over_scale(left, runs, r"$\sqrt{h}\,\|w-w_0\|/\|w_0\|$")
-    feature, lazy = (runs.where(scaled_alpha=scales) for scales in (FITTED, (1e2, LAZY)))
-    at, start = draw.origin(feature, "scaled_alpha")
-    draw.guide(left, at, 1.3 * start.mean(), -0.23, f"paper $-0.23$; {fit_in_scale(feature)}")
-    at, start = draw.origin(lazy, "scaled_alpha")
-    draw.guide(left, at, 1.5 * start.mean(), -1, "$-1$")
-    left.legend(title="width")
-    speed = t.starts("preactivation_velocity", "velocity")
-    draw.loglog(right, WIDTH, r"rms $|\dot z|$ at $t=0$ (per unit time)")
-    at, mean = draw.band(right, speed, "width", 0, "measured")
-    draw.label_widths(right, at)
-    fit = draw.plus_minus(speed.exponent("width"))
-    draw.guide(right, at, 1.3 * mean[0], -0.5, f"$-1/2$; fit {fit}")
-    return fig
-
-
-def times(t: Table) -> Figure:
-    """t1 and t2 against the output scale."""
-    fig, axes = draw.panels(2)
-    laws = (("t1", "$t_1$", 1, "1"), ("t2", "$t_2$", 3 / 2, "3/2"))
-    for ax, (metric, symbol, exponent, name) in zip(axes, laws, strict=True):
-        runs = claims.times(t, metric)
-        over_scale(ax, runs, f"{symbol} (units of gradient flow)")
-        feature = runs.where(scaled_alpha=FITTED)
-        at, start = draw.origin(feature, "scaled_alpha")
-        text = f"slope {name}; {fit_in_scale(feature)}"
-        draw.guide(ax, at, 0.5 * start.min(), exponent, text)
-        ax.legend(title="width")
-    return fig
-
-
-def along(t: Table, part: str, metric: str) -> Runs:
-    """A metric along the training of converged runs: time in units of t1, and the first value."""
-    rows = claims.curves(t, part, metric)
-    first = rows.groupby("run_id")["value"].transform("first")
-    rows = rows.assign(first=first, progress=rows["time"] / rows["t1"])
-    return Runs(rows[rows["time"] > 0])
-
-
-def growth(t: Table) -> Figure:
-    """The output along training: linear at first, grown by sqrt(h) at t1."""
-    fig, (left, right) = draw.panels(2)
-    draw.loglog(left, "$t/t_1$", r"$\sqrt{h}\alpha\,\|f_t-f_0\|$ (rms)")
-    draw.loglog(right, "$t/t_1$", r"$h^{-1/2}\,\|f_t\|/\|f_0\|$")
-    change, norm = (along(t, "phase", metric) for metric in ("output_change", "output_norm"))
-    change = change.map(change["value"] * change["scaled_alpha"])
-    norm = norm.map(norm["value"] / (norm["first"] * np.sqrt(norm["width"])))
-    for ax, runs in ((left, change), (right, norm)):
-        for place, s in enumerate((1e-2, 1.0, 1e4)):
-            for h, group in draw.groups(runs.where(scaled_alpha=s), "width"):
-                ls = {32: ":", 64: "--"}.get(h, "-")
-                draw.paths(ax, group, "progress", place, lw=0.8, alpha=0.6, ls=ls)
-            ax.plot([], [], color=draw.PALETTE[place], label=at_scale(s))
-    draw.guide(left, [1e-3, 1e-1], 3e-3, 1, r"$\propto t$")
-    left.legend()
+    fig, (top, bottom) = panels(t, "lazy crossed", 2)
+    draw.loglog(top, WIDTH, r"$\alpha\,\|\Delta\Theta\|/\|\Theta_0\|$")
+    runs = t.ends("alpha_change", "lazy")
+    slope = draw.plus_minus(runs.exponent("width"))
+    at, mean = draw.band(top, runs, "width", 0, f"softplus, slope {slope}")
+    draw.label_widths(top, at)
+    draw.guide(top, at, 0.6 * mean[0], -1, r"$1/h$")
+    draw.guide(top, at, 1.6 * mean[0], -0.5, r"$1/\sqrt{h}$", ls=":")
+    top.legend(loc="lower left")
+    bottom.set(yscale="log", ylabel=KERNEL)
+    scales(bottom, (1e3, FAR), f"${draw.decade(FAR)}$")
+    rows = [t.ends(f"change_{s}", "crossed").rows.assign(scaled_alpha=s)
+            for s in (300, 1000, 3000, 10_000)]  # fmt: skip
+    runs = Runs(pd.concat(rows))
+    at, mean = draw.bands(bottom, runs, "scaled_alpha", "width", "ReLU, h = {}".format)
+    draw.guide(bottom, [at[0], at[-1]], 1.7 * mean[0], -0.5, "slope $-1/2$")
+    bottom.legend(loc="lower left", fontsize=9)
     return fig
 
 
 def fluctuations(t: Table) -> Figure:
     """Variance over initialisations, and single networks against ensembles, by width."""
-    fig, (left, right) = draw.panels(2)
-    y = claims.labels(t)
-    draw.loglog(left, WIDTH, r"Var$[\alpha(f-f_0)]$ over seeds")
-    right.set(xscale="log", xlabel=WIDTH, ylabel=ERROR)
-    for place, s, name in ((2, 1e-2, "feature"), (0, FEATURE, "feature"), (1, LAZY, "lazy")):
-        found = claims.outputs(t, s)
-        if not found:
-            raise LookupError(f"no converged run at an output scale of {s:g}")
-        h, spread = [*found], [variance(f) for f in found.values()]
-        slope = power(h, [each.value for each in spread])
-        label = rf"{name}, $\sqrt{{h}}\alpha={s:g}$: slope {slope:.2f}"
-        draw.bars(left, h, spread, place, label=label)
-        if s in (FEATURE, LAZY):
-            single, ensemble = zip(*(errors(f, y) for f in found.values()), strict=True)
-            draw.curve(right, h, single, place, label=f"{name}, single")
-            look = dict(label=f"{name}, ensemble", ls="--", mfc="none")
-            draw.bars(right, h, ensemble, place, **look)
-    least = min(each.value for each in spread)
-    draw.guide(left, h, 0.7 * least * h[-1] / h[0], -1, "$1/h$")
-    left.legend()
-    right.legend(fontsize=8.5)
-    for ax in (left, right):
+    fig, (top, bottom) = panels(t, "members", 2)
+    draw.loglog(top, WIDTH, r"Var$[\alpha(f-f_0)]$")
+    bottom.set(xscale="log", xlabel=WIDTH, ylabel=ERROR)
+    regimes = ((FEATURE, r"feature, $\sqrt{h}\alpha=1$"), (INFINITE, r"lazy, $\alpha=\infty$"))
+    for place, (scale, name) in enumerate(regimes):
+        found, y = claims.members(t, scaled_alpha=scale)
+        h = [*found]
+        spread = [logarithmic([f.var(0, ddof=1).mean() for f in draws]) for draws in found.values()]
+        draw.curve(top, h, spread, place, label=name)
+        pairs = [claims.errors(draws, y) for draws in found.values()]
+        single, ensemble = ([Estimate(*over_seeds(v)) for v in each]
+                            for each in zip(*pairs, strict=True))  # fmt: skip
+        draw.curve(bottom, h, single, place, label=f"{name.split(',')[0]}, single")
+        size = len(found[h[0]][0])
+        look = dict(ls="--", mfc="none", label=f"{name.split(',')[0]}, mean of {size}")
+        draw.bars(bottom, h, ensemble, place, **look)
+    draw.guide(top, h, 0.6 * spread[0].value, -1, "$1/h$")
+    for ax in (top, bottom):
         draw.label_widths(ax, h)
+        ax.legend(fontsize=9)
     return fig
 
 
-def variance(f: np.ndarray) -> Estimate:
-    """Variance over networks of their outputs, networks x examples; the mean over examples."""
-    return among(len(f), lambda m: math.log(f[m].var(0, ddof=1).mean()), len(f)).exp()
-
-
-def errors(f: np.ndarray, y: np.ndarray) -> tuple[Estimate, Estimate]:
-    """Test error in percent of the networks with these outputs, and of their ensemble."""
-    single = Estimate(*over_seeds(100 * (f * y <= 0).mean(1)))
-    return single, among(len(f), lambda m: 100 * np.mean(f[m].mean(0) * y <= 0), len(f))
+def logarithmic(values: list[float]) -> Estimate:
+    return Estimate(*over_seeds(np.log(values))).exp()
 
 
 def frozen(t: Table) -> Figure:
     """What the kernel of each stage of training can learn by itself."""
-    fig, (left, right) = draw.panels(2)
+    fig, (top, bottom) = panels(t, "frozen", 2)
     table = claims.frozen_table(t)
-    scales = np.unique(table["scaled_alpha"])
-    left.set(xlabel=SCALED, ylabel=ERROR)
+    shown = np.unique(table["scaled_alpha"])
+    top.set(ylabel=ERROR, xlabel=SCALED)
     for place, name in enumerate(("first", "last", "network")):
         runs = Runs(table.assign(value=table[name]))
         found = [group.mean() for _, group in draw.groups(runs, "scaled_alpha")]
-        at = np.arange(len(scales)) + 0.12 * (place - 1)
         label = name if name == "network" else f"{name} kernel"
-        draw.bars(left, at, found, place, label=label, ls="")
-    label_scales(left, scales)
-    left.margins(y=0.3)
-    left.legend(loc="upper left")
-    xlabel = r"time $t/t_1$ at which the kernel is frozen"
-    right.set(xscale="log", xlabel=xlabel, ylabel="test error minus first kernel's (points)")
-    runs = along(t, "frozen", "frozen_error")
-    gain = runs.map(100 * (runs["value"] - runs["first"]))
-    for place, s in enumerate(scales):
-        group = gain.where(scaled_alpha=s)
-        draw.paths(right, group, "progress", place, by="seed", lw=0.6, alpha=0.5)
-        draw.curve(right, *mean_path(group), place, marker="", lw=2, label=at_scale(s))
-    right.axvline(1, **draw.MARK)
-    right.legend()
+        draw.bars(top, np.arange(len(shown)) + 0.1 * (place - 1), found, place, label=label, ls="")
+    draw.label_ticks(top, range(len(shown)), (f"{scale:g}" for scale in shown))
+    top.margins(x=0.3)
+    top.legend()
+    t1 = t.ends("t1", "frozen").by_run
+    rows = t.every("frozen_error", "frozen").rows.sort_values("time")
+    rows = rows[rows["run_id"].isin(t1.index)]
+    first = rows.groupby("run_id")["value"].transform("first")
+    runs = Runs(rows.assign(value=100 * (rows["value"] - first),
+                            progress=rows["time"] / rows["run_id"].map(t1)))  # fmt: skip
+    runs = Runs(runs.rows[runs["progress"] > 0])
+    bottom.set(xscale="log", xlabel="frozen at $t/t_1$", ylabel="minus first kernel's (points)")
+    for place, (scale, group) in enumerate(draw.groups(runs, "scaled_alpha")):
+        draw.paths(bottom, group, "progress", place, rf"$\sqrt{{h}}\alpha = {scale:g}$", marker="o",
+                   ms=3, lw=0.8, alpha=0.8)  # fmt: skip
+    bottom.axvline(1, **draw.MARK)
+    bottom.legend()
     return fig
 
 
-def mean_path(runs: Runs) -> tuple[np.ndarray, list[Estimate]]:
-    """Mean over runs at 20 times that all of them reach, linear in log t between their own."""
-    lines = [(run["progress"], run["value"]) for _, run in draw.groups(runs, "run_id")]
-    common = np.geomspace(max(t.min() for t, _ in lines), min(t.max() for t, _ in lines), 20)
-    values = [np.interp(np.log(common), np.log(t), value) for t, value in lines]
-    return common, [Estimate(*over_seeds(each)) for each in np.transpose(values)]
+def shape(t: Table) -> Figure:
+    """One network's centred kernel before and after training: the matrix, images by digit, odd ones
+    first; and the images along its two leading eigenfunctions."""
+    with draw.matplotlib.rc_context(draw.STYLE):
+        fig = Figure(figsize=(NARROW, 4.4), layout="constrained")
+        axes = fig.subplots(2, 2)
+    run = t.ends("converged", "frozen").where(scaled_alpha=FEATURE).rows.iloc[0]
+    y = t.array(run["run_id"], "test_label")
+    for column, name in enumerate(("first", "last")):
+        k = t.array(run["run_id"], f"kernel_{name}")
+        k = k - k.mean(0) - k.mean(1)[:, None] + k.mean()
+        digit = (run["n"] + np.arange(len(k))) % 10  # tasks interleave the classes
+        order = np.lexsort((digit, -y[: len(k)]))
+        matrix, points = axes[:, column]
+        limit = np.quantile(np.abs(k), 0.98)
+        matrix.imshow(k[np.ix_(order, order)], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        matrix.set(xticks=[], yticks=[], title=f"{name} kernel")
+        matrix.grid(visible=False)
+        values, vectors = np.linalg.eigh(k)
+        for sign, place, label in ((1, 0, "odd"), (-1, 1, "even")):
+            chosen = y[: len(k)] == sign
+            points.plot(*vectors[chosen][:, [-1, -2]].T, draw.MARKERS[place], ms=3.5, alpha=0.7,
+                        color=draw.PALETTE[place], label=label)  # fmt: skip
+        share = values[-2:].sum() / values.sum()
+        points.set(xticks=[], yticks=[], xlabel=f"{share:.0%} of the trace")
+    axes[1, 0].legend(fontsize=9)
+    axes[1, 0].set_ylabel("eigenfunction 2 over 1")
+    axes[0, 0].set_ylabel("even digits | odd digits")
+    return fig
 
 
-def other_data(t: Table) -> Figure:
-    """The two regimes elsewhere: Fashion-MNIST pixels, and a convolutional network."""
-    titles = {"fashion": "Fashion-MNIST, fully connected", "conv": "MNIST, convolutional"}
-    parts = [part for part in titles if len(t.metric("error", part))]
-    if not parts:
-        raise LookupError(f"no run with 'error' in parts {', '.join(titles)}")
-    fig, axes = draw.panels(len(parts))
-    for ax, part in zip(axes, parts, strict=True):
-        runs = percent(t.ends("error", part))
-        ax.set(xlabel=SCALED, ylabel=ERROR, xlim=(-0.4, 1.4))
-        ax.set_title(titles[part])
-        for place, (h, group) in enumerate(draw.groups(runs, "width")):
-            table = group.pivot("scaled_alpha")
-            at = np.arange(len(table.columns)) + 0.06 * place
-            ax.plot(at, table.T, color=draw.PALETTE[place], lw=0.7, alpha=0.5)
-            found = [Estimate(*over_seeds(table[s])) for s in table]
-            draw.bars(ax, at, found, place, label=f"$h={h}$", ls="")
-        label_scales(ax, np.unique(runs["scaled_alpha"]))
-        ax.legend(title="width", loc="upper left")
+def norm_and_shape(t: Table) -> Figure:
+    """Change of the kernel's norm, and the cosine to the start; with shuffled labels besides."""
+    fig, (top, bottom) = panels(t, "feature border shuffled", 2)
+    measures = {"kernel_change": KERNEL, "kernel_cosine": r"cosine of $\Theta$ and $\Theta_0$"}
+    for ax, (metric, label) in zip((top, bottom), measures.items(), strict=True):
+        ax.set(ylabel=label, yscale="log" if ax is top else "linear")
+        scales(ax, (1e-2, 1e-1, 1, 10, 100))
+        runs = everywhere(t, metric).where(width=100)
+        draw.band(ax, runs, "scaled_alpha", 0, "true labels")
+        noise = t.ends(metric, "shuffled")
+        draw.band(ax, noise, "scaled_alpha", 3, "shuffled labels", ls="", ms=8)
+    top.legend()
     return fig
