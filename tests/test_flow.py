@@ -385,7 +385,7 @@ BAD = {
     "loss": ({"loss": "mse"}, "loss must be one of soft_hinge, hinge, square, got 'mse'"),
     "alpha zero": ({"alpha": row(1, 0)}, r"alpha must hold a positive number .* got \[1.0, 0.0\]"),
     "alpha nan": ({"alpha": row(1, np.nan)}, "alpha must hold a positive number"),
-    "alpha shape": ({"alpha": torch.tensor(1.0)}, "alpha must hold a positive number"),
+    "alpha shape": ({"alpha": row(1)[0]}, "alpha must hold a positive number"),
     "alpha count": ({"alpha": row(1, 1, 1)}, "params must be a stack: one row for each"),
     "one network": ({"params": models.initialise(NET, 0)}, "params must be a stack"),
     "dt": ({"dt": row(0, 1)}, "dt must hold a positive number"),
@@ -393,10 +393,10 @@ BAD = {
     "labels 0 and 1": ({"y": (Y + 1) / 2}, r"y must hold one label, -1 or \+1, for each of the 6"),
     "labels count": ({"y": Y[:4]}, "y must hold one label"),
     "labels column": ({"y": Y[:, None]}, "y must hold one label"),
-    "no examples": ({"x": X[:0], "y": Y[:0]}, "there are no examples, or no networks"),
+    "no examples": ({"x": X[:0], "y": Y[:0]}, r"y is empty, of shape \(0,\)"),
     "no networks": (
         {"params": {k: v[:0] for k, v in network(0).items()}, "alpha": row(), "dt": row()},
-        "there are no examples, or no networks",
+        r"alpha is empty, of shape \(0,\)",
     ),
     "x nan": ({"x": X.clone().index_fill_(0, torch.tensor([2]), np.nan)}, "x must be finite"),
     "outputs": (

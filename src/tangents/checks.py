@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tangents._ntk import inputs
-from tangents._ntk.inputs import Inputs
+from tangents import inputs
 from tangents.functional import require
+from tangents.inputs import Inputs
 
 ROWS = 1024  # of a matrix, compared with its transpose at a time
 SYMMETRIC = 1e-3  # of the largest entry: what rounding in any precision stays below

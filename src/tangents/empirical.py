@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from tangents._ntk.disk import ntk_on_disk
 from tangents._ntk.guard import admitted
-from tangents._ntk.inputs import Inputs
 from tangents._ntk.route import Route, rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
 from tangents.functional import Params, require
+from tangents.inputs import Inputs
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 

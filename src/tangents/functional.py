@@ -109,15 +109,18 @@ def stacked(module: nn.Module, params: Params, partial: bool = False) -> int:
     """Length of the stack that the parameters of `module` are, 0 for those of a single network.
 
     Raises ValueError for a name that is missing, unless they may be `partial`, or none of the
-    module's, and for another shape.
+    module's, and for another shape; of a part, for another type than that of the module's own.
     """
     own = dict(module.named_parameters(remove_duplicate=False))
     strange = next((name for name in params if name not in own), None)
     require(strange is None, f"params hold {strange!r}: accepted are {', '.join(own)}")
     sizes = set()
+    cast = next((name for name in params if params[name].dtype != own[name].dtype), None)
     for name, p in module.named_parameters():
-        require(partial or name in params, f"params lack {name!r}")
         if name not in params:
+            fits = partial and (cast is None or not p.is_floating_point())
+            types = f", and {cast!r} has another type than the module's own" if partial else ""
+            require(fits, f"params lack {name!r}{types}")
             continue
         want, got = tuple(p.shape), tuple(params[name].shape)
         extra = len(got) - len(want)

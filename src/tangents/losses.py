@@ -62,10 +62,12 @@ class OutputLoss(NamedTuple):
     targets: str = "finite"  # what they must be, one of `TARGETS`
 
 
+ROUNDED = torch.finfo(torch.float32).eps ** 0.5  # of targets that were in single precision once
+
 TARGETS = {
     "finite": lambda y: y.isfinite(),
     "probabilities: in the range 0..1, with sum 1": lambda y: (
-        (y >= 0) & ((y.sum(-1, keepdim=True) - 1).abs() <= torch.finfo(y.dtype).eps ** 0.5)
+        (y >= 0) & ((y.sum(-1, keepdim=True) - 1).abs() <= ROUNDED)
     ),
     "probabilities, 0 or 1 or between": lambda y: (y >= 0) & (y <= 1),
 }

@@ -21,10 +21,10 @@ from scipy import stats
 from torch import Tensor, nn
 
 from tangents import checks, kernels, probes
-from tangents._ntk.inputs import Inputs, count, each, tensors
 from tangents._ntk.layers import evaluate
 from tangents._ntk.parts import activations, by_layer, owner
 from tangents.functional import Params, differentiable, linearise, require, stacked
+from tangents.inputs import Inputs, count, each, tensors
 from tangents.laziness import OF_LAYERS, WORDS, Laziness, Measured
 
 GROUPS = 10  # of examples, left out one after the other

@@ -206,7 +206,7 @@ CALLS = [
         x=X, y=ONE_HOT, alpha=ONES, steps=1),
     call("flow", exhausted(lambda **given: flow.flow(SINGLE, SINGLES, **given)), "max_steps inf",
          x=X, y=SIGNS, alpha=ONES, dt=1e-3 * ONES, max_steps=10),
-    call("GradientFlow", flow.GradientFlow, tolerance=1e-4, change=0.1),
+    call("GradientFlow", flow.GradientFlow, "tolerance inf", tolerance=1e-4, change=0.1),
     call("svm.classify", svm.classify, "k_test row", k=NP_K, y=NP_Y, k_test=NP_K_TEST, cost=1.0),
     call("svm.choose", lambda k, y, cost: svm.choose([("one", k)], y, [cost]), k=NP_K, y=NP_Y,
          cost=1.0),

@@ -8,7 +8,6 @@ from torch import Generator, Tensor, nn
 from torch.func import vmap
 
 from tangents._ntk.guard import Misled
-from tangents._ntk.inputs import Inputs, count, each, some
 from tangents._ntk.layers import (
     Marks,
     evaluate,
@@ -21,6 +20,7 @@ from tangents._ntk.layers import (
 )
 from tangents.factored import Factor, Jacobian, blocks
 from tangents.functional import Params, hooked, require, select, within
+from tangents.inputs import Inputs, count, each, some
 
 SAMPLED = 4  # examples of each batch whose gradients are compared
 COUPLED = "the output of one example depends on the others in its batch"

@@ -25,10 +25,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from tangents._ntk.inputs import Inputs, tensors
 from tangents._ntk.route import rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.functional import Params, differentiable, require
+from tangents.inputs import Inputs, tensors
 
 BLOCK = 2000  # rows of a block, unless the budget asks for less
 TOGETHER = 8  # blocks of one row that a worker computes at a time

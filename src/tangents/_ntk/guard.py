@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
-from tangents._ntk.inputs import Inputs, count, tensors
 from tangents.functional import Params, differentiable, require, stacked
+from tangents.inputs import Inputs, count, tensors
 
 
 class Misled(ValueError):

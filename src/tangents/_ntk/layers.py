@@ -17,9 +17,9 @@ from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
 from tangents._ntk.guard import Misled
-from tangents._ntk.inputs import Inputs, count, each, some
 from tangents.factored import Factor, Jacobian, blocks, stack_jacobians
 from tangents.functional import Params, call, hooked, require, select, within
+from tangents.inputs import Inputs, count, each, some
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 _CONVS = (nn.Conv1d, nn.Conv2d)

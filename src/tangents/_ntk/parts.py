@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from tangents._ntk.guard import buffers_aside
-from tangents._ntk.inputs import Inputs, count, each, some
 from tangents._ntk.layers import evaluate
 from tangents._ntk.route import rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
 from tangents.functional import Params, differentiable, hooked, require
+from tangents.inputs import Inputs, count, each, some
 
 MANY = 1000  # outputs beyond which a pass back for each is too much to start in silence
 

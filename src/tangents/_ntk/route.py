@@ -41,7 +41,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tangents._ntk.compare import Batch, Truth, alone, in_part, in_short, near, refuse, unit_of
 from tangents._ntk.guard import buffers_aside, guarded, without_chance
-from tangents._ntk.inputs import Inputs, count, each, joined, kind, some, tensors
 from tangents._ntk.layers import (
     Passed,
     Passes,
@@ -57,6 +56,7 @@ from tangents._ntk.layers import (
 )
 from tangents.factored import Jacobian, stack_jacobians
 from tangents.functional import Params, require, select, stack
+from tangents.inputs import Inputs, count, each, joined, kind, some, tensors
 
 PROBED = 3  # examples on which a way is verified
 LONG = 4096  # entries of a row that fill the cache by themselves

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tangents._ntk.guard import admitted
-from tangents._ntk.inputs import Inputs, count, kind, some, tensors
 from tangents._ntk.route import Route
 from tangents.factored import OUTPUTS, Jacobian, blank, blocks
 from tangents.functional import Params, require
+from tangents.inputs import Inputs, count, kind, some, tensors
 
 THIN = 4  # the columns of a block are one in so many examples that the budget holds
 
