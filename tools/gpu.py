@@ -38,7 +38,7 @@ RUNS = [
     ("orthogonal", dict(part="cifar", depth=100), 0.4),
     ("random_features", dict(part="large", method="exact"), 0.3),
     ("constancy", dict(part="head", depth=1), 0.3),
-    ("lazy", dict(part="velocity"), 0.5),
+    ("lazy", dict(part="lazy"), 0.5),
     ("recurrent", dict(part="limit"), 0.4),
     ("over_time", {}, 0.4),
     *((study, {}, 0.5) for study in ("orthogonal", "gauss_newton", "iterative", "lazy")),
