@@ -22,7 +22,7 @@ SCALED = r"output scale $\sqrt{h}\,\alpha$"
 WIDTH = "width $h$"
 ERROR = "test error (%)"
 KERNEL = r"kernel change $\|\Delta\Theta\|/\|\Theta_0\|$"
-NARROW = 3.9  # inches: on a phone's screen letters are then some 11 pixels high
+NARROW = 3.7  # inches: on a phone no figure scrolls, and letters are some 11 pixels high
 DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "digits": "digits"}
 
 
@@ -50,7 +50,7 @@ def panels(t: Table, parts: str, rows: int, height: float = 2.9) -> tuple[Figure
     fig, axes = draw.panels(1, height, rows)
     fig.set_figwidth(NARROW)
     said = "\n".join(f"{part}: {setting(t, part)}" for part in parts.split())
-    lines = [textwrap.fill(line, 50, subsequent_indent="   ") for line in said.splitlines()]
+    lines = [textwrap.fill(line, 47, subsequent_indent="   ") for line in said.splitlines()]
     fig.supxlabel("\n".join(lines), fontsize=9.5, x=0.02, ha="left", color="0.3")
     fig.set_figheight(fig.get_figheight() + 0.17 * sum(1 + line.count("\n") for line in lines))
     return fig, list(axes)
