@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from tangents.functional import call, linearise
+from tangents.lab.store import seal
 from tangents.measure import measure
 
 OUT = Path(__file__).resolve().parents[1] / "data" / "results" / "benchmark-laziness.csv"
@@ -128,6 +129,7 @@ def main() -> None:
     rows = [row(*case, args.turns) for case in tqdm(cases(), disable=None)]
     table = pd.DataFrame(rows).round(2)
     table.to_csv(OUT, index=False)
+    seal(OUT)
     print(table.to_string())
 
 
