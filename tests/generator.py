@@ -231,7 +231,7 @@ def sorted_inside(m, h):
 
 def experts(m, h):
     """Top 1 of two."""
-    out, chosen = torch.zeros_like(h), h[:, 0] > h[:, 1]
+    out, chosen = torch.zeros_like(h), h[:, 0] > h[:, 5]
     for side, layer in ((chosen, m.a), (~chosen, m.b)):
         found = layer(h[side]) if bool(side.any()) else h[side]
         out = out.index_put((side.nonzero().flatten(),), found.to(out))
@@ -486,6 +486,8 @@ class Drawn:
         elif p < 0.5 and smooth:
             self.change = pick([*CHANGES])
         self.n, self.place = (self.pick.randint(1, 9), self.pick.randint(1, 9)), pick([0, 1])
+        if self.fault and "from four on" in self.fault[1]:
+            self.n = 4 + self.n[0] % 6, 4 + self.n[1] % 6
         self.words = [kind, self.given, self.activation, *map(" ".join, self.blocks),
                       *(self.fault or ()), self.change, f"n {self.n}", f"c {self.c}"]  # fmt: skip
 

@@ -558,6 +558,17 @@ def test_a_table_with_padding_is_structured():
     assert route.Route.of(module, params, ids, 0).structured == {"0", "2"}
 
 
+def test_padding_leaves_what_is_added_to_a_table_as_it_is():
+    """A sum hands one signal to both of its terms."""
+    module = Applied(
+        lambda m, x: m.c(m.a(x) + m.b((x[:, :1] > 0).long()).flatten(1)),
+        a=nn.Linear(3, 4), b=nn.Embedding(2, 4, padding_idx=1), c=nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    for n in (1, 2, 6):
+        x = normal(n, 3)
+        is_dense(module, detached(module), x - x[0, 0] + 1 - 2 * torch.arange(n)[:, None])
+
+
 def test_numbers_of_few_digits_beside_others():
     """A body in bfloat16 and outputs in single precision; single precision, outputs in double."""
     for inner, outer, error in ((torch.bfloat16, torch.float32, 0.1),

@@ -50,7 +50,7 @@ class Batch:
         self.rest = [k for k in params if k not in done]
         layers = {k: owned[k] for k in route.structured}
         every, self.truths = [], []
-        groups = _groups(len(value), size, value.device)
+        groups = _groups(len(value), size, value.device, route.apart)
         for i in groups:
             xi, few = some(x, i), len(i)
             if i is groups[0] or self.rest:
@@ -139,10 +139,10 @@ def alone(
     return vmap(one, chunk_size=size)(x)
 
 
-def _groups(n: int, size: int, device: torch.device) -> list[Tensor]:
-    """The examples in groups, none like the whole batch of two or more: a few from all over,
-    and the others, from the last to the first."""
-    few = torch.linspace(n - 1, 0, min(-(-n // 2), SAMPLED), device=device).long()
+def _groups(n: int, size: int, device: torch.device, apart: bool) -> list[Tensor]:
+    """The examples in groups: a few from all over, and the others, from the last to the first.
+    None is like the whole batch, unless examples are seen `apart` as well."""
+    few = torch.linspace(n - 1, 0, min(n if apart else -(-n // 2), SAMPLED), device=device).long()
     left = torch.ones(n, dtype=torch.bool, device=device)
     left[few] = False
     rest = left.nonzero().flatten().flip(0)

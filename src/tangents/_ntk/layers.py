@@ -335,7 +335,7 @@ def _share(name, layer, n, inputs, outputs, axis, dtype) -> Share:
             b = _joined([z.reshape(*z.shape[:2], -1, shape[1]) for z in signals], -2)
             if layer.padding_idx is None:
                 return b
-            return b.masked_fill_((a == layer.padding_idx).unsqueeze(-1), 0)
+            return b.masked_fill((a == layer.padding_idx).unsqueeze(-1), 0)
 
         factor, end = (weight, None, shape, 1.0, a), (a.shape[-1], shape[1])
         return Share([factor], [end], lambda given, into: [vectors(given)])
