@@ -673,7 +673,8 @@ def kernels(draw: Drawn, module: nn.Module, truth: Oracle, params: dict):
     if draw.chance:  # no number is right, unless this one shows nothing of it, as a norm may
         again = (*truth.rows(params, n, 1, 1), truth.rows(params, m, 2, 1)[1])
         pairs = zip((f1, J1, J2), again, strict=True)
-        f1, J1, J2 = (v.where((v - w).abs() < 1e-6 * v.abs().max(), torch.nan) for v, w in pairs)
+        near = (((v - w).abs() < draw.unit * v.abs().max(), v) for v, w in pairs)
+        f1, J1, J2 = (v.where(rows, torch.nan) for rows, v in near)
     alone, full = (torch.einsum("icp,jdp->ijcd", J1, J) for J in (J1, J2))
 
     def part(kernel, outputs):

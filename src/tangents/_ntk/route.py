@@ -259,11 +259,12 @@ def _verified(module: nn.Module, params: Params, x: Inputs, barred=()) -> Route:
     require(bool(truth.value.isfinite().all()), "the output is not finite")
     require(not _reentrant(truth.graph), "a checkpoint inside has no gradient of its parameters: "
             "give it use_reentrant=False")  # fmt: skip
+    largest, floor = truth.sizes()
     for f in (truth.value, turned.value.flip(0)):
-        if not near(by_one, f, unit_of(unit, f)):
+        if not near(by_one, f, unit_of(unit, f), floor):
             refuse(module, params, x, unit)
     known = frozenset(candidates(module, params) - set(barred))
-    images, least = _has_images(module, x), 0.01 * truth.sizes()[0]
+    images, least = _has_images(module, x), 0.01 * largest
 
     def agreeing(v: Inputs, truth: Truth, images: bool) -> set[str]:
         given = _channels_last(params, v) if images else (params, v)
