@@ -56,10 +56,7 @@ def ntk(
     numbers or writes into its buffers. What is compared for that, when, and what escapes it:
     `tangents._ntk.route`. Source: Jacot et al. (2018), section 4; Novak et al. (2022), section 3.
     """
-    tiles = Tiles.of(module, params, x1, x2, outputs, budget).thin()
-    out = tiles.empty(*tiles.sides)
-    for _ in tiles.fill(out):
-        pass
+    out = Tiles.of(module, params, x1, x2, outputs, budget).thin().computed()
     if out.dtype.itemsize < 4:  # whose numbers end early
         require(bool(out.isfinite().all()), f"the kernel is not finite in {out.dtype}")
     return out

@@ -284,3 +284,21 @@ def test_workers_share_the_blocks(tmp_path):
     with sweep._client(2, None) as client:
         got = ntk_on_disk(tmp_path / "t.npy", NET, PARAMS, X, client=client, progress=False)
     close(torch.tensor(got), ntk(NET, PARAMS, X, outputs="trace"))
+
+
+class Named(nn.Module):
+    """Takes its inputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = NET
+
+    def forward(self, x):
+        return self.net(x["inputs"])
+
+
+def test_inputs_by_name_are_opened_again(tmp_path):
+    params = {f"net.{name}": v for name, v in PARAMS.items()}
+    for _ in range(2):  # computed, and read
+        got = ntk_on_disk(tmp_path / "theta.npy", Named(), params, {"inputs": X}, progress=False)
+        close(torch.tensor(got), ntk(NET, PARAMS, X, outputs="trace"))

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from tangents._ntk.route import rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.functional import Params, differentiable, require
-from tangents.inputs import Inputs, tensors
+from tangents.inputs import Inputs, some, tensors
 
 BLOCK = 2000  # rows of a block, unless the budget asks for less
 TOGETHER = 8  # blocks of one row that a worker computes at a time
@@ -130,8 +130,8 @@ def _there(client, part: Path, tiles: Tiles, places: list[Place]) -> Iterator[tu
 
     shared = client.scatter(tiles, broadcast=True)
     rows = (list(beside) for _, beside in itertools.groupby(places, itemgetter(0)))
-    some = [row[k : k + TOGETHER] for row in rows for k in range(0, len(row), TOGETHER)]
-    futures = [client.submit(_alone, part.absolute(), shared, each, pure=False) for each in some]
+    parts = [row[k : k + TOGETHER] for row in rows for k in range(0, len(row), TOGETHER)]
+    futures = [client.submit(_alone, part.absolute(), shared, each, pure=False) for each in parts]
     for future in as_completed(futures):
         yield from future.result()
 
@@ -235,12 +235,10 @@ def _sorted(out: np.ndarray, tiles: Tiles, sums: dict) -> tuple[list[Place], lis
 def _require_same(path: Path, out: np.ndarray, tiles: Tiles, place: Place) -> None:
     """What the module's repr does not show is seen in the kernel of two examples."""
     few = [slice(at.start, min(at.start + 2, at.stop)) for at in place]
-    x1, x2 = tiles.x1[few[0]], (tiles.x1 if tiles.x2 is None else tiles.x2)[few[1]]
+    both = tiles.x1, tiles.x1 if tiles.x2 is None else tiles.x2
+    x1, x2 = map(some, both, few)
     again = Tiles.of(tiles.module, tiles.params, x1, x2, tiles.outputs, tiles.budget).thin()
-    want = again.empty(*again.sides)
-    for _ in again.fill(want):
-        pass
-    want, found = want.cpu(), torch.from_numpy(np.array(out[tiles.at(*few)]))
+    want, found = again.computed().cpu(), torch.from_numpy(np.array(out[tiles.at(*few)]))
     off = (found - want).abs().max() <= torch.finfo(want.dtype).eps ** 0.5 * want.abs().max()
     require(bool(off), f"{path} holds another kernel: the module gives other numbers")
 

@@ -76,9 +76,7 @@ def by_layer(
 def _parts(module: nn.Module, params: Params, x: Inputs, budget: float | None):
     layers = tuple(dict.fromkeys(map(owner, params)))
     tiles = _Parts(**vars(Tiles.of(module, params, x, None, "trace", budget)), layers=layers).thin()
-    out = tiles.empty(*tiles.sides)
-    for _ in tiles.fill(out):
-        pass
+    out = tiles.computed()
     require(bool(out.isfinite().all()), f"the kernel is not finite in {tiles.route.dtype}")
     return out.movedim(-1, 0), tiles.route.unit
 

@@ -112,6 +112,13 @@ class Tiles:
             found += [(i, i)] if self.x2 is None else []
         return found
 
+    def computed(self) -> Tensor:
+        """The whole kernel."""
+        out = self.empty(*self.sides)
+        for _ in self.fill(out):
+            pass
+        return out
+
     def fill(self, out: Tensor | np.ndarray, places=None) -> Iterator[tuple[slice, slice]]:
         """Computes these blocks, or all, into a kernel; yields each one's place when it is there.
 
