@@ -20,11 +20,11 @@ from tangents.data import sets
 from tangents.data.sources import DataError
 from tangents.lab import audit, ledger
 from tangents.lab.evidence import Estimate
-from tangents.lab.store import Store, publish, published
+from tangents.lab.store import Store, publish, published, seal
 from tangents.lab.study import ConfigError, expand
 from tangents.lab.sweep import sweep
 from tests import toy
-from tests.toy import STUDY, seal
+from tests.toy import STUDY
 
 ROOT = Path(__file__).resolve().parents[1]
 TOYS = Path(__file__).parent / "studies"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -58,13 +56,6 @@ def decays(t: Table) -> Estimate:
 def broken(t: Table) -> Estimate:
     """Nothing is known."""
     raise KeyError("no such metric")
-
-
-def seal(table: Path) -> None:
-    """The checksums of a table and its arrays anew: for a table that was changed on purpose."""
-    files = [file for file in (table, table.with_suffix(".npz")) if file.exists()]
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
-    table.with_suffix(".sha256").write_text("".join(sums))
 
 
 STUDY = Study(

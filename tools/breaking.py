@@ -54,6 +54,7 @@ from tangents.lab.study import LabError, expand  # noqa: E402
 from tangents.lab.sweep import sweep  # noqa: E402
 from tangents.pages import replay  # noqa: E402
 from tests import toy  # noqa: E402
+from tests.breaking.commands import environment  # noqa: E402
 
 MEASURED = "benchmark-engine.csv"
 RECORD = ROOT / "data" / "results" / "breaking.csv"
@@ -89,17 +90,6 @@ def told(error: BaseException) -> str:
     line = str(error)
     demand(line and "\n" not in line and len(line) < LONGEST, f"not one line: {line[:200]!r}")
     return NOTICED
-
-
-@contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    former = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 # ---- what is made, and how it is seen to be right: `prepare` once, `make` in the process that is

@@ -17,11 +17,11 @@ import pandas as pd
 from tangents.__main__ import COMMANDS, main
 from tangents.data import series, sets, tasks, uci
 from tangents.lab import audit
-from tangents.lab.store import Store, publish, published
+from tangents.lab.store import Store, publish, published, seal
 from tangents.lab.study import Config, LabError, Study, coerce, expand
 from tangents.lab.sweep import sweep
 from tangents.pages import chapter
-from tests.toy import STUDY, Toy, rows, run, seal
+from tests.toy import STUDY, Toy, rows, run
 
 Case = tuple[str, Callable[[], object]]
 
@@ -53,6 +53,18 @@ PARAMETERS = {
 }  # fmt: skip
 NOTEBOOKS = ("", "no JSON", "[]", "{}", "null", "3", '{"cells": 3}', '{"cells": [{}]}', "[" * 10**5,
              '{"cells": [null]}', '{"cells": [', '{"cells": [{"metadata": [], "source": 3}]}')
+
+
+@contextlib.contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """These variables, until the end."""
+    former = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def command(*words: object) -> None:
@@ -202,12 +214,8 @@ def _tables(folder: Path) -> Iterator[Case]:
 
 def _readers(name: str, place: Path, store: Store) -> Iterator[Case]:
     def inside(*words: str) -> None:
-        former = os.environ["TANGENTS_RESULTS"]
-        os.environ["TANGENTS_RESULTS"] = str(place)
-        try:
+        with environment(TANGENTS_RESULTS=str(place)):
             command(*words)
-        finally:
-            os.environ["TANGENTS_RESULTS"] = former
 
     yield f"{name}, read", lambda: published("toy", "book", place)
     yield f"{name}, claims", lambda: inside("claims", "tests.toy")
@@ -259,12 +267,8 @@ def _data(folder: Path) -> Iterator[Case]:
 
 
 def _with_data(root: object, *words: str) -> None:
-    former = os.environ["TANGENTS_DATA"]
-    os.environ["TANGENTS_DATA"] = str(root)
-    try:
+    with environment(TANGENTS_DATA=str(root)):
         command(*words)
-    finally:
-        os.environ["TANGENTS_DATA"] = former
 
 
 def _measures(folder: Path) -> Iterator[Case]:

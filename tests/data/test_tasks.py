@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from tangents.data import sources, tasks
 from tangents.data.sets import DATASETS, load
 from tangents.data.sources import DataError
-from tangents.data.tasks import Task, classes, pair, parity, table, xor
+from tangents.data.tasks import Task, classes, pair, parity, shuffled, table, xor
 
 
 @pytest.fixture
@@ -305,3 +305,12 @@ def test_xor_is_the_sign_of_a_product_and_has_no_linear_part():
     assert not torch.equal(task.x[:3], xor(3, 0, d=4, seed=2).x)
     with pytest.raises(DataError, match="d=1: at least 1, 0 and 2 needed"):
         xor(3, 0, d=1)
+
+
+def test_shuffled_labels_are_the_same_labels_elsewhere():
+    task = classes("digits", 60, 20)
+    found = shuffled(task, 1)
+    assert torch.equal(found.y.sum(0), task.y.sum(0)) and not torch.equal(found.y, task.y)
+    assert torch.equal(found.y, shuffled(task, 1).y)
+    assert not torch.equal(found.y, shuffled(task, 2).y)
+    assert all(torch.equal(getattr(found, k), getattr(task, k)) for k in ("x", "x_test", "y_test"))

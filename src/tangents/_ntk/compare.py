@@ -1,6 +1,6 @@
 """What is compared with automatic differentiation, at a route's verification and at each batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -49,32 +49,13 @@ class Batch:
         done = {qualified(k, p) for k in route.structured for p in owned[k]._parameters}
         self.rest = [k for k in params if k not in done]
         layers = {k: owned[k] for k in route.structured}
-        every, self.truths = [], []
         groups = _groups(len(value), size, value.device, route.apart)
-        for i in groups:
-            xi, few = some(x, i), len(i)
-            if i is groups[0] or self.rest:
-                names = None if i is groups[0] else self.rest
-                with marked(layers, few, 0) as found:
-                    truth = in_part(module, x, few, Truth, self.params, xi, names)
-                self.truths.append((i, truth))
-                every.append((i, truth.value, found))
-            elif not route.apart:
-                with torch.no_grad(), marked(layers, few, 0) as found:
-                    f = in_part(module, x, few, evaluate, self.params, xi)
-                every.append((i, f, found))
-        largest, floor = self.truths[0][1].sizes()
-        with torch.no_grad():
-            if route.apart:
-                f, found = alone(module, self.params, x, layers, size)
-                every.append((torch.arange(len(f), device=f.device), f, found))
-            for j in () if route.apart else groups[0].split(1):
-                with marked(layers, 1, 0) as found:
-                    f = in_part(module, x, 1, evaluate, self.params, some(x, j))
-                every.append((j, f, found))
+        self.truths: list[tuple[Tensor, Truth]] = []
+        every = [*self._compared(groups, layers), *self._alone(groups[0], layers, size)]
+        self.largest, floor = self.truths[0][1].sizes()
         order, values, marks = zip(*every, strict=True)
         order, f = torch.cat(order), torch.cat(values).to(value.dtype)
-        self.finite, self.largest = bool(f.isfinite().all()), largest
+        self.finite = bool(f.isfinite().all())
         rows = (value[order].isfinite() & f.isfinite()).all(-1)
         if not near(value[order][rows], f[rows], self.unit, floor):
             refuse(module, self.params, x, route.unit)
@@ -82,6 +63,34 @@ class Batch:
         wrong = {k for k in layers if not self._alike(passed.marks[k], again.get(k, []), order)}
         if wrong:
             raise Misled(wrong)
+
+    def _compared(self, groups: list[Tensor], layers: dict) -> Iterator[tuple]:
+        """Examples, outputs and marks in groups, as far as they are needed. Into `truths` goes what
+        automatic differentiation says: of the first group, and of all for the other parameters."""
+        for i in groups:
+            xi, few, first = some(self.x, i), len(i), i is groups[0]
+            if first or self.rest:
+                names = None if first else self.rest
+                with marked(layers, few, 0) as found:
+                    truth = in_part(self.module, self.x, few, Truth, self.params, xi, names)
+                self.truths.append((i, truth))
+                yield i, truth.value, found
+            elif not self.route.apart:
+                with torch.no_grad(), marked(layers, few, 0) as found:
+                    f = in_part(self.module, self.x, few, evaluate, self.params, xi)
+                yield i, f, found
+
+    def _alone(self, few: Tensor, layers: dict, size: int) -> Iterator[tuple]:
+        """The same of each example alone: of all by `vmap`, or of a few."""
+        with torch.no_grad():
+            if self.route.apart:
+                f, found = alone(self.module, self.params, self.x, layers, size)
+                yield torch.arange(len(f), device=f.device), f, found
+                return
+            for j in few.split(1):
+                with marked(layers, 1, 0) as found:
+                    f = in_part(self.module, self.x, 1, evaluate, self.params, some(self.x, j))
+                yield j, f, found
 
     def _alike(self, first: list, second: list, order: Tensor) -> bool:
         if len(first) != len(second) or any(v is None for v in (*first, *second)):

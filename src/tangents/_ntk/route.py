@@ -383,7 +383,7 @@ def _shaken(module: nn.Module, params: Params, x: Inputs, seed: int = 0) -> tupl
     near them, as a square root's near zero, those given."""
     generator = Generator(tensors(x)[0].device).manual_seed(seed)
 
-    def near(v: Tensor) -> Tensor:
+    def shaken(v: Tensor) -> Tensor:
         if not v.is_floating_point() or not v.numel():
             return v
         wide = torch.promote_types(v.dtype, torch.float32)
@@ -391,7 +391,7 @@ def _shaken(module: nn.Module, params: Params, x: Inputs, seed: int = 0) -> tupl
         noise = torch.randn(v.shape, generator=generator, dtype=v.dtype, device=v.device)
         return noise.mul_(torch.where(size > 0, 0.1 * size, 0.1).to(v)).add_(v)
 
-    found = {k: near(v) for k, v in params.items()}, each(x, near)
+    found = {k: shaken(v) for k, v in params.items()}, each(x, shaken)
     with torch.no_grad():
         finite = evaluate(module, *found).isfinite().all()
     return found if bool(finite) else (params, x)

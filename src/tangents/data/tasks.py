@@ -5,7 +5,7 @@
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -282,6 +282,12 @@ def _split(x: np.ndarray, y: np.ndarray, n: int, dtype, device) -> Task:
     """The first n examples for training, the others for test."""
     x, y = (torch.from_numpy(part).to(device=device, dtype=dtype) for part in (x, y))
     return Task(x[:n], y[:n], x[n:], y[n:])
+
+
+def shuffled(task: Task, seed: int) -> Task:
+    """The task with its training labels permuted, which then say nothing: for controls."""
+    order = torch.randperm(len(task.y), generator=torch.Generator().manual_seed(seed))
+    return replace(task, y=task.y[order.to(task.y.device)])
 
 
 def xor(

@@ -354,8 +354,10 @@ def _sums(files: Mapping[Path, bytes]) -> str:
 
 
 def seal(path: Path) -> None:
-    """Writes the checksum of a table of measurements (CSV) beside it."""
-    write({path.with_suffix(".sha256"): _sums({path: path.read_bytes()}).encode()})
+    """Writes the checksums of a table, and of its arrays if there are any, beside it: for tables of
+    measurements (CSV), and for one that was changed on purpose."""
+    files = {file: file.read_bytes() for file in (path, path.with_suffix(".npz")) if file.exists()}
+    write({path.with_suffix(".sha256"): _sums(files).encode()})
 
 
 def measurements(name: str, root: str | os.PathLike | None = None) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from tangents import kernels, models, probes
 from tangents.curvature import gauss_newton
 from tangents.data.sets import TABLES
-from tangents.data.tasks import Task, classes, table
+from tangents.data.tasks import Task, classes, shuffled, table
 from tangents.descent import (
     Batch,
     Descent,
@@ -65,10 +65,8 @@ def task(c: GaussNewton, device: str) -> Task:
         x = torch.cat([x, torch.zeros_like(x[:, : x.shape[1] % 2])], 1)
         return torch.cat([x[:, 0::2], x[:, 1::2]], 1) if c.layout == "interleaved" else x
 
-    y = data.y
-    if c.shuffled:
-        y = y[torch.randperm(len(y), generator=Generator().manual_seed(c.seed)).to(y.device)]
-    return Task(arranged(data.x), y, arranged(data.x_test), data.y_test)
+    data = Task(arranged(data.x), data.y, arranged(data.x_test), data.y_test)
+    return shuffled(data, c.seed) if c.shuffled else data
 
 
 def network(c: GaussNewton, data: Task) -> tuple[nn.Module, Params]:

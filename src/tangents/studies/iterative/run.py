@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tangents import kernels, models, probes
-from tangents.data.tasks import Task, classes, pair, parity
+from tangents.data.tasks import Task, classes, pair, parity, shuffled
 from tangents.descent import epochs, gradient_descent, updates
 from tangents.empirical import ntk
 from tangents.functional import Params, difference, norm, outputs
@@ -53,9 +53,8 @@ def task(c: Iterative, device: str) -> Task:
         make = parity if c.target == "parity" else pair
         data = make(c.dataset, c.n, c.n_test, flat=flat, **where)
         y, y_test = data.y[:, None], data.y_test[:, None]
-    if c.shuffled:
-        y = y[torch.randperm(len(y), generator=Generator().manual_seed(seed))]
-    return Task(data.x, y, data.x_test, y_test)
+    data = Task(data.x, y, data.x_test, y_test)
+    return shuffled(data, seed) if c.shuffled else data
 
 
 def network(c: Iterative, x: Tensor, outputs: int) -> nn.Module:

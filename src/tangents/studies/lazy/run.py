@@ -7,7 +7,6 @@ kernel learns, and how far weights and kernel go is known up to 1/alpha.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tangents import kernels, models, probes
+from tangents.data import tasks
 from tangents.data.tasks import Task, parity
 from tangents.empirical import jacobian, ntk
 from tangents.factored import Jacobian
@@ -40,10 +40,7 @@ def task(
     dataset: str, n: int, n_test: int, pca: int, flat: bool, seed: int, shuffled: bool, device: str
 ) -> Task:
     data = parity(dataset, n, n_test, pca, flat, seed, device=device)
-    if not shuffled:
-        return data
-    order = torch.randperm(n, generator=Generator().manual_seed(seed + ANOTHER))
-    return replace(data, y=data.y[order.to(data.y.device)])
+    return tasks.shuffled(data, seed + ANOTHER) if shuffled else data
 
 
 def task_of(c: Lazy, device: str) -> Task:

@@ -6,7 +6,7 @@ kernels: the flow on the first one, and on the last, to the same loss.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -121,6 +121,15 @@ class Start:
         return slopes(self.module, params, step, self.data.x_test, 2000)[0]
 
 
+def crossing(excess: Callable[[float], float], top: float) -> float:
+    """The time at which what falls from above zero is zero, where rates are at most `top`; nan for
+    what never is."""
+    low, high = math.log(1e-6 / top), math.log(1e12 / top)
+    if not excess(math.exp(low)) > 0 > excess(math.exp(high)):
+        return math.nan
+    return math.exp(brentq(lambda s: excess(math.exp(s)), low, high, xtol=1e-6))
+
+
 class Frozen:
     """The machine that learns from F = 0 by gradient flow with the kernel of a tangent model."""
 
@@ -135,11 +144,7 @@ class Frozen:
 
     def time(self, loss: float) -> float:
         """When the loss is that; nan if it never is."""
-        top = self.model.largest.item()
-        low, high = math.log(1e-6 / top), math.log(1e12 / top)
-        if not self.loss(math.exp(low)) > loss > self.loss(math.exp(high)):
-            return math.nan
-        return math.exp(brentq(lambda s: self.loss(math.exp(s)) - loss, low, high, xtol=1e-6))
+        return crossing(lambda time: self.loss(time) - loss, self.model.largest.item())
 
     def outputs(self, loss: float) -> Tensor:
         """On the test examples, where the loss on the training examples is that, (n, 1); nan if it
@@ -209,14 +214,12 @@ def by_tangents(c: Map, start: Start) -> Iterator[State]:
 def _falling(model: TangentModel, residual: Tensor, share: float) -> Gain:
     """The flow of a tangent model until its loss has fallen to that share."""
     lost, values = model.spectrum.into(residual)[0].square(), model.spectrum.values[0]
-    top = values.amax().item()
 
-    def excess(s: float) -> float:
-        return ((lost * (-2 * math.exp(s) * values).exp()).sum() / lost.sum()).item() - share
+    def excess(time: float) -> float:
+        return ((lost * (-2 * time * values).exp()).sum() / lost.sum()).item() - share
 
-    low, high = math.log(1e-6 / top), math.log(1e12 / top)
-    time = math.exp(brentq(excess, low, high, xtol=1e-6)) if excess(high) < 0 else math.inf
-    return linearised.flow(values.new_full((1,), time))
+    time = crossing(excess, values.amax().item())
+    return linearised.flow(values.new_full((1,), math.inf if math.isnan(time) else time))
 
 
 def _scaled(factor: float, gain: Gain) -> Gain:

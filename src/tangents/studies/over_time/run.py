@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tangents import kernels, models, probes
-from tangents.data.tasks import Task, classes, parity
+from tangents.data.tasks import Task, classes, parity, shuffled
 from tangents.descent import Descent, epochs, momentum, updates
 from tangents.empirical import ntk
 from tangents.flow import GradientFlow, flow
@@ -55,8 +55,7 @@ def task(c: OverTime, device: str) -> Task:
         return parity(c.dataset, c.n, c.n_test, c.pca, **options)
     data = classes(c.dataset, c.n, c.n_test, c.pool, c.network == "fc", **options)
     if c.shuffled:
-        order = torch.randperm(c.n, generator=Generator().manual_seed(options["seed"] + ANOTHER))
-        data = replace(data, y=data.y[order.to(device)])
+        data = shuffled(data, options["seed"] + ANOTHER)
     return data
 
 
