@@ -204,6 +204,7 @@ class Truth:
         self.value = self.graph.detach()
         u = torch.linspace(0.5, 1.5, self.value.numel(), dtype=torch.float64)
         self.u = u.to(self.value).view_as(self.value)
+        self.u[1::2] *= -1  # or rows that are mixed among like examples would add up to the same
         self.rows = {k: _direction(params[k]) for k in self.names}
         self._known: dict = {}
 

@@ -97,15 +97,15 @@ Marks = dict[str, list[Tensor | None]]  # of each call of a layer
 
 def _mark(layer: nn.Module, given: Tensor, z: Tensor, n: int, axis: int) -> Tensor | None:
     """A number (*s, n) for what each example brings into a layer, None for no such input; sums of
-    sizes, which cannot cancel."""
+    sizes, which cannot cancel, those of numbers below zero halved: h differs from -h."""
     table = isinstance(layer, nn.Embedding)
     lead = given.shape[: 0 if table else max(0, given.dim() - z.dim() + axis)]
     rest = given.shape[len(lead) :]
     folded = isinstance(layer, nn.Linear)  # on vectors (*s, n, ..., i), or (n ..., i) folded
     if not (rest[:-1].numel() % n == 0 if folded else rest[:1] == (n,)):
         return None
-    v = given.detach().reshape(*lead, n, -1).abs()
-    v = v.to(torch.promote_types(v.dtype, torch.float64 if table else torch.float32))
+    wide = torch.promote_types(given.dtype, torch.float64 if table else torch.float32)
+    v = F.leaky_relu(given.detach().reshape(*lead, n, -1).to(wide), -0.5)
     weights = torch.arange(v.shape[-1], dtype=v.dtype, device=v.device).cos_().add_(1.5)
     return v @ weights
 
