@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PRESET ?= book
+WORKERS ?= 2
 ARGS   ?=
 OUT    ?= _build/gpu-out
 
@@ -27,7 +28,7 @@ help:
 	@echo "make seal                    checksums of tables of measurements that were changed by hand"
 	@echo "make lint                    ruff"
 	@echo "make clean                   remove what was built (data and finished runs stay)"
-	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) ARGS='$(ARGS)'"
+	@echo "variables: PYTHON=$(PYTHON) VENV=$(VENV) PRESET=$(PRESET) WORKERS=$(WORKERS) ARGS='$(ARGS)'"
 
 install: $(INSTALLED)
 
@@ -55,8 +56,9 @@ links: install
 	$(BIN)/jupyter-book build . --builder linkcheck -q
 
 test: data
-	$(BIN)/python -m pytest $(ARGS)
-	$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	    --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS)
 
 notebooks: data
 	$(BIN)/python tools/notebooks.py $(NOTEBOOKS)

@@ -207,7 +207,8 @@ def _time(study: Study, configs: list, args: Namespace) -> str:
     if unlike == len(configs):
         return ""
     hours = total / 3600 / args.workers
-    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
+    minutes = max(1, round(60 * hours))
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{minutes} minute{'s' * (minutes > 1)}"
     others = f", {guessed} at the mean of their part" if guessed else ""
     others += f", without {unlike} that are like none" if unlike else ""
     return f"; about {took} by the published runs{others}"

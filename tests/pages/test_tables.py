@@ -30,6 +30,12 @@ def test_a_claim_is_shown_with_what_its_check_accepts(accepted, shown):
     assert shown in tables.claims_table([ENTRY | {"accepted": accepted}])
 
 
+def test_a_statement_holds_formulas_and_emphasis():
+    found = tables.claims_table([ENTRY | {"statement": "*Often*: $a * b * c$ & 2 * 3 * 4"}])
+    formula = r'<span class="math">\(a * b * c\)</span>'
+    assert f"<em>Often</em>: {formula} &amp; 2 * 3 * 4" in found
+
+
 def test_settings_of_one_claim_stand_below_its_statement():
     one = ENTRY | {"id": "a-1x", "setting": "wide"}
     other = ENTRY | {"id": "a-1y", "setting": "narrow", "verdict": "inconclusive"}

@@ -84,8 +84,11 @@ def _data(entry: Mapping, *names: str) -> str:
 
 
 def _text(words: str) -> str:
-    """Words as HTML, with what stands between dollars as a formula."""
-    return re.sub(r"\$(.+?)\$", r'<span class="math">\\(\1\\)</span>', escape(words))
+    """Words as HTML: what stands between dollars is a formula, between asterisks emphasis."""
+    parts = re.split(r"\$(.+?)\$", escape(words))
+    parts[::2] = (re.sub(r"\*(\w.*?)\*", r"<em>\1</em>", part) for part in parts[::2])
+    parts[1::2] = (rf'<span class="math">\({part}\)</span>' for part in parts[1::2])
+    return "".join(parts)
 
 
 def _marks(entry: Mapping) -> str:
