@@ -237,7 +237,7 @@ def _client(workers: int, scheduler: str | None):
             # Without a memory limit: near one, dask pauses a worker, and no run is ever freed.
             scheduler = opened.enter_context(LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, memory_limit=0,
-                silence_logs=logging.ERROR, dashboard_address=":0",
+                silence_logs=logging.CRITICAL, dashboard_address=":0",
             ))  # fmt: skip
         try:
             client = opened.enter_context(Client(scheduler, timeout=10))
