@@ -6,7 +6,7 @@
   /* What scrolls by itself can be reached, and so scrolled, with the keyboard. */
   function reachable() {
     const found = document.querySelectorAll(
-      ".text_html, .table-wrapper, .pst-scrollable-table-container, mjx-container, pre, figure, .turned");
+      ".text_html, .table-wrapper, .pst-scrollable-table-container, mjx-container[display], pre, figure, .turned");
     for (const box of found) {
       if (box.scrollWidth > box.clientWidth + 1) {
         box.tabIndex = 0;

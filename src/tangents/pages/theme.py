@@ -57,6 +57,8 @@ def finish(app: Any, error: Exception | None) -> None:
             page = path.read_text("utf-8")
             if (new := changed(page)) != page:
                 path.write_text(new, "utf-8")
+        for path in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
+            path.unlink()  # 3 MB with its map, which no page asks for
 
 
 def setup(app: Any) -> dict[str, bool]:
