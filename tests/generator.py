@@ -1,15 +1,16 @@
 """Modules drawn at random, each known to be a map of single examples or not, and what the engine
 says of them against automatic differentiation of one example at a time.
 
-`python -m tests.generator --seeds 0 5000` draws thousands. A module is a chain of blocks on
-features (n, WIDTH): layers of every kind, used in every way, maybe one fault among them, and maybe
-a change between two calls. What is right: the number, or one line of ValueError where the module
-has a fault. The oracle is a module of its own, built anew in double precision. A map of single
-examples may be refused in three cases: PyTorch itself has no gradient of it, as where an activation
-overwrites what the layer before must keep; it branches on the sign of a number in bfloat16, which
-may be another in a batch; or the oracle's Jacobian, in the module's own types and at weights that
-differ by a rounding, loses half the digits. By as much as that kernels may be off: of a network
-that blows rounding up no way gives more. In bfloat16 layers are left out that do so.
+`python -m tests.generator --seeds 0 5000` draws thousands; --record keeps the counts in
+data/results/breaking-modules.csv. A module is a chain of blocks on features (n, WIDTH): layers of
+every kind, used in every way, maybe one fault among them, and maybe a change between two calls.
+What is right: the number, or one line of ValueError where the module has a fault. The oracle is a
+module of its own, built anew in double precision. A map of single examples may be refused in three
+cases: PyTorch itself has no gradient of it, as where an activation overwrites what the layer before
+must keep; it branches on the sign of a number in bfloat16, which may be another in a batch; or the
+oracle's Jacobian, in the module's own types and at weights that differ by a rounding, loses half
+the digits. By as much as that kernels may be off: of a network that blows rounding up no way gives
+more. In bfloat16 layers are left out that do so.
 """
 
 import argparse
@@ -19,8 +20,10 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +33,9 @@ from tqdm import tqdm
 
 from tangents.empirical import jacobian, ntk
 from tangents.factored import OUTPUTS
+from tangents.lab.store import seal
 
+RECORD = Path(__file__).resolve().parents[1] / "data" / "results" / "breaking-modules.csv"
 WIDTH = 6
 
 
@@ -751,19 +756,26 @@ def kernels(draw: Drawn, module: nn.Module, truth: Oracle, params: dict):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 1000), metavar=("FIRST", "END"))
-    first, end = parser.parse_args().seeds
-    counts: dict[str, int] = {}
-    bad = 0
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
+    args = parser.parse_args()
+    first, end = args.seeds
+    found = []
     for seed in tqdm(range(first, end), unit="module", disable=None):
         faults, verdict = check(seed)
         for fault in faults:
             tqdm.write(fault)
-        bad += bool(faults)
-        kind = "wrong" if faults else verdict.partition(":")[0]
-        counts[kind] = counts.get(kind, 0) + 1
-    shown = ", ".join(f"{k} {v}" for k, v in sorted(counts.items()))
-    print(f"{end - first} modules: {shown}")
-    return bad > 0
+        found.append((Drawn(seed).kind, "wrong" if faults else verdict.partition(":")[0]))
+    table = pd.DataFrame(found, columns=["numbers", "outcome"])
+    outcomes = ["right", "refused", "wrong"]
+    counts = pd.crosstab(table.numbers, table.outcome).reindex(columns=outcomes, fill_value=0)
+    counts.loc["all"] = counts.sum()
+    counts.insert(0, "modules", counts.sum(axis=1))
+    counts["first seed"], counts["last"] = first, end - 1
+    print(counts.to_string())
+    if args.record:
+        counts.to_csv(RECORD)
+        seal(RECORD)
+    return int(counts.loc["all", "wrong"] > 0)
 
 
 if __name__ == "__main__":
