@@ -1,12 +1,13 @@
 """Inputs of a network: a tensor (n, ...), or a dict, tuple or list of inputs with n in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tangents.functional import require
+from tangents.checks import require
 
 Inputs = Tensor | dict | tuple | list
 
@@ -57,3 +58,19 @@ def kind(x: Inputs) -> Any:
     if isinstance(x, (tuple, list)):
         return (type(x), *map(kind, x))
     return tuple(x.shape[1:]), x.dtype
+
+
+@contextmanager
+def taken(x: Inputs) -> Iterator[None]:
+    """What a module says of inputs that it cannot take, as a ValueError."""
+    given = tensors(x)
+    try:
+        yield
+    except (RuntimeError, LookupError, AttributeError, TypeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
+        got = " and ".join(f"{tuple(v.shape)} of {v.dtype}" for v in given)
+        raise ValueError(f"the module does not take inputs {got}: {reason}") from error

@@ -66,14 +66,20 @@ def spoiled(value: Any) -> Iterator[tuple[str, Any]]:
         yield "strange", {**value, "none of these": first}
         yield "transposed", {**value, name: first.mT}
         yield "row", {**value, name: first[:1]}
+        yield "lists", {**value, name: first.tolist()}
+        yield "single", {**value, name: first.float()}
+        yield "none", {}
+        yield "values", [*value.values()]
     elif isinstance(value, Tensor):
+        real = value.is_floating_point()
         yield "list", value.tolist()
         yield "array", value.numpy()
-        yield "integers", value.long()
+        yield ("integers", value.long()) if real else ("reals", value.double())
         yield "complex", value.to(torch.complex128)
-        yield "single", value.float()
-        yield "nan", torch.full_like(value, math.nan)
-        yield "inf", torch.full_like(value, math.inf)
+        if real:
+            yield "single", value.float()
+            yield "nan", torch.full_like(value, math.nan)
+            yield "inf", torch.full_like(value, math.inf)
         yield "empty", value[:0]
         yield "number", value.flatten()[0]
         yield "row", value[:1]
