@@ -214,6 +214,7 @@ def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Fun
     zero. Source: Chizat, Oyallon & Bach (2019), section 1; Geiger et al. (2020), eq. (2).
     """
     wanted = kinds("params0", params0)
+    require(len(wanted) > 0, "params0 hold no parameter")
     checks.rates("alpha", alpha)
     if isinstance(alpha, Tensor) and alpha.dim() > 0:
         checks.shaped("alpha", alpha, len(next(iter(params0.values()))), 1, 1)

@@ -61,7 +61,7 @@ def kind(x: Inputs) -> Any:
 
 
 @contextmanager
-def taken(x: Inputs) -> Iterator[None]:
+def taken(x: Inputs, by: str = "the module") -> Iterator[None]:
     """What a module says of inputs that it cannot take, as a ValueError."""
     given = tensors(x)
     try:
@@ -73,4 +73,4 @@ def taken(x: Inputs) -> Iterator[None]:
         if not isinstance(error, RuntimeError):
             reason = f"{type(error).__name__}: {reason}"
         got = " and ".join(f"{tuple(v.shape)} of {v.dtype}" for v in given)
-        raise ValueError(f"the module does not take inputs {got}: {reason}") from error
+        raise ValueError(f"{by} does not take inputs {got}: {reason}") from error

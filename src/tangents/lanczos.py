@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from tangents import checks
 from tangents.checks import require
+from tangents.inputs import taken
 
 Operator = Callable[[Float[Tensor, "*s n"]], Float[Tensor, "*s n"]]
 
@@ -62,7 +63,8 @@ def lanczos(
         if k:
             matrix[:, k - 1, k] = matrix[:, k, k - 1] = rest
         basis[:, k] = v
-        w = operator(v.view(*s, n))
+        with taken(v, "the operator"):
+            w = operator(v.view(*s, n))
         checks.shaped("what the operator gives", w, *s, n)
         w = w.reshape(count, n)
         require(bool(w.isfinite().all()), "the operator gave values that are not finite")
