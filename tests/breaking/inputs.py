@@ -39,7 +39,7 @@ from tangents.empirical import jacobian, ntk, ntk_on_disk
 from tangents.features import Moments, NTKFeatures, TensorSketch, TensorSRHT
 from tangents.lanczos import density, eigenpairs, lanczos
 from tangents.measure import measure
-from tests.breaking.spoiled import call, exhausted, spoiled
+from tests.breaking.spoiled import Call, call, exhausted, spoiled
 from tests.cases import normal
 
 N, M, C, D = 6, 4, 3, 2
