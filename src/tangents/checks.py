@@ -36,14 +36,14 @@ def tensors(**given: Tensor) -> None:
 
 
 def reals(**given: Tensor) -> None:
-    """The same of tensors that may be empty, and of several types."""
+    """Each a tensor of real floating-point numbers of some type, which may be empty."""
     for name, v in given.items():
         kind(name, v)
         require(v.is_floating_point(), f"{name} must hold floating-point numbers, got {v.dtype}")
 
 
 def alike(**given: Tensor) -> None:
-    """The same of tensors that may be empty."""
+    """The same, all of one dtype and device."""
     reals(**given)
     kinds = {}
     for name, v in given.items():

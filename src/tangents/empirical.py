@@ -35,7 +35,8 @@ def jacobian(module: nn.Module, params: Params, x: Inputs) -> Jacobian:
     `ntk` says is refused.
     """
     params, b = admitted(module, params, x=x)
-    checks.finite(**{f"x, part {i}": v for i, v in enumerate(tensors(x))})
+    for v in tensors(x):
+        checks.finite(x=v)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
 
 

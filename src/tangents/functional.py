@@ -23,7 +23,6 @@ from tangents.inputs import taken
 Params = dict[str, Tensor]
 Function = Callable[[Params, Tensor], Tensor]
 
-
 BUSY = 8  # times the rows that fit a processor's cache keep a GPU busy
 
 
@@ -38,8 +37,8 @@ def stack(networks: Sequence[Params]) -> Params:
     ValueError for none, and for networks that differ in names, shapes or types.
     """
     require(len(networks) > 0, "stack: got no network, at least one is needed")
-    alike = all(kinds(f"network {i}", each) == kinds("network 0", networks[0])
-                for i, each in enumerate(networks))  # fmt: skip
+    first, *others = (kinds(f"network {i}", each) for i, each in enumerate(networks))
+    alike = all(v == first for v in others)
     require(alike, "stack: the networks must have the same names, shapes and types")
     return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
 

@@ -21,10 +21,19 @@ def each(x: Inputs, function: Callable[[Tensor], Any]) -> Any:
     return function(x)
 
 
+def _leaves(x: Any) -> Iterator[Any]:
+    if isinstance(x, dict):
+        x = [*x.values()]
+    if isinstance(x, (tuple, list)):
+        for v in x:
+            yield from _leaves(v)
+    else:
+        yield x
+
+
 def tensors(x: Inputs) -> list[Tensor]:
     """The tensors of the inputs, in order. ValueError for anything else among them."""
-    found = []
-    each(x, found.append)
+    found = list(_leaves(x))
     kinds = {type(v).__name__ for v in found if not isinstance(v, Tensor)}
     require(not kinds, "inputs must be a tensor (n, ...), or a dict, tuple or list of such, got "
             + ", ".join(sorted(kinds)))  # fmt: skip
@@ -63,7 +72,6 @@ def kind(x: Inputs) -> Any:
 @contextmanager
 def taken(x: Inputs, by: str = "the module") -> Iterator[None]:
     """What a module says of inputs that it cannot take, as a ValueError."""
-    given = tensors(x)
     try:
         yield
     except (RuntimeError, LookupError, AttributeError, TypeError) as error:
@@ -72,5 +80,7 @@ def taken(x: Inputs, by: str = "the module") -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         if not isinstance(error, RuntimeError):
             reason = f"{type(error).__name__}: {reason}"
-        got = " and ".join(f"{tuple(v.shape)} of {v.dtype}" for v in given)
+        shown = (f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+                 for v in _leaves(x))  # fmt: skip
+        got = " and ".join(shown) or "without a tensor"
         raise ValueError(f"{by} does not take inputs {got}: {reason}") from error

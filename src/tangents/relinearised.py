@@ -187,7 +187,6 @@ def relinearise(
     require_targets(loss, y)
 
     def train(model: TangentModel, duration: Tensor) -> tuple[Tensor, Tensor]:
-        _require_each(b, True, duration=duration)
         checks.shaped("y", y, *model.output.shape[1:])
         if gain is not None:
             return torch.zeros_like(duration), model.train(y, gain(duration.double()))
@@ -202,6 +201,7 @@ def relinearise(
 def _rounds(module, params0, x, alpha, durations, train) -> Iterator[Round]:
     anchor, start = params0, torch.zeros_like(alpha)
     for index, duration in enumerate(durations):
+        _require_each(len(alpha), True, duration=duration)
         model = TangentModel.at(module, params0, x, alpha, anchor)
         steps, c = train(model, duration)
         found = Round(index, model, start, duration, steps, c, model.step(c))
