@@ -396,9 +396,12 @@ BAD = {
     "no examples": ({"x": X[:0], "y": Y[:0]}, r"y is empty, of shape \(0,\)"),
     "no networks": (
         {"params": {k: v[:0] for k, v in network(0).items()}, "alpha": row(), "dt": row()},
-        r"alpha is empty, of shape \(0,\)",
+        "params are a stack of 0 networks",
     ),
-    "x nan": ({"x": X.clone().index_fill_(0, torch.tensor([2]), np.nan)}, "x must be finite"),
+    "x nan": (
+        {"x": X.clone().index_fill_(0, torch.tensor([2]), np.nan)},
+        "x holds values that are not finite",
+    ),
     "outputs": (
         {"module": TWO, "params": models.initialise_stack(TWO, [0, 1])},
         r"outputs must have shape \(b, n, c\) = \(2, 6, 1\), got \(2, 6, 2\)",

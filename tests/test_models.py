@@ -66,7 +66,7 @@ def test_a_bottleneck_is_the_middle_layer():
     assert sizes(models.MLP(3, 7, 3, bottleneck=2)) == [7, 2, 7]
     assert sizes(models.MLP(3, 7, 1, bottleneck=2)) == [2]
     assert sizes(models.MLP(3, 7, 4, bottleneck=2)) == [7, 2, 7, 7]
-    with pytest.raises(ValueError, match="bottleneck must be at least 0"):
+    with pytest.raises(ValueError, match="bottleneck must be a whole number, at least 0, got -1"):
         models.MLP(3, 7, 3, bottleneck=-1)
 
 
@@ -213,8 +213,8 @@ def test_initialisation_is_a_function_of_the_seed():
     "build, message",
     [
         (lambda: models.MLP(3, 4, 1, activation="gelu"), "^activation 'gelu' is unknown; accepted"),
-        (lambda: models.MLP(3, 4, 0), "^MLP: d, width, depth and c must be at least 1"),
-        (lambda: models.ConvNet(1, 0), "^ConvNet: c_in, width and c must be at least 1"),
+        (lambda: models.MLP(3, 4, 0), "^depth must be a whole number, at least 1, got 0"),
+        (lambda: models.ConvNet(1, 0), "^width must be a whole number, at least 1, got 0"),
     ],
 )
 def test_bad_networks_are_refused(build, message):

@@ -149,5 +149,5 @@ def test_a_barrier_is_the_height_between_two_ends():
     assert probes.barrier(hill, *ends, points=2)[0].item() == pytest.approx(4 / 9)
     tilted = probes.barrier(lambda p: p["w"].square().sum(-1) + p["w"][:, 0], *ends)
     close(tilted, torch.tensor([0.5, 0]).double())
-    with pytest.raises(ValueError, match="points must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="points must be a whole number, at least 1, got 0"):
         probes.barrier(hill, *ends, points=0)

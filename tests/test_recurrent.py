@@ -223,8 +223,9 @@ def test_kernels_are_positive():
     (dict(activation="tanh"), "activation must be one of relu, erf, got 'tanh'"),
     (dict(readout="first"), "readout must be one of last, steps, mean, got 'first'"),
     (dict(frozen=2), "frozen must be from 0 to 1, got 2"),
-    (dict(layers=0), "layers must be at least 1"), (dict(sw=-1.0), "finite, got sw=-1.0"),
-    (dict(sb=math.inf, sv=math.nan), "finite, got sb=inf, sv=nan"),
+    (dict(layers=0), "layers must be a whole number, at least 1, got 0"),
+    (dict(sw=-1.0), "sw must be finite and at least 0, got -1"),
+    (dict(sb=math.inf), "sb must be finite and at least 0, got inf"),
 ])  # fmt: skip
 def test_networks_that_are_none_are_refused(given, message):
     with pytest.raises(ValueError, match=message):

@@ -221,7 +221,7 @@ def test_respond_takes_steps_of_either_sign():
 
 
 BAD = {
-    "alpha": ({"alpha": row(1, 0)}, "alpha must be positive"),
+    "alpha": ({"alpha": row(1, 0)}, "alpha must hold a positive number for each network"),
     "alpha count": ({"alpha": row(1)}, "alpha must hold a number for each of 2"),
     "rate": ({"rate": row(1)}, "rate must hold a number for each of 2"),
     "margin": ({"margin": 0}, r"margin must lie in \(0, 1\], got 0"),
@@ -238,5 +238,5 @@ def test_unusable_input_is_refused_at_the_call(change, message, unchecked):
 
 
 def test_a_round_without_duration_is_refused():
-    with pytest.raises(ValueError, match="duration of a round must be positive"):
+    with pytest.raises(ValueError, match="duration must hold a positive number for each network"):
         next(relinearise(NET, PARAMS, X, Y, ALPHA, [row(1, 0)]))

@@ -207,10 +207,10 @@ def test_a_linear_first_block_lacks_features():
     "make, message",
     [
         (lambda: RevMLP(7, 5, 1, 2), "d must be even, for two halves, got 7"),
-        (lambda: RevMLP(8, 0, 1, 2), "width, blocks and c must be at least 1"),
+        (lambda: RevMLP(8, 0, 1, 2), "width must be a whole number, at least 1, got 0"),
         (lambda: RevMLP(4, 5, 1, 5), "c = 5 outputs are more than the d = 4"),
         (lambda: RevMLP(4, 5, 1, 2, activation="cosine"), "activation 'cosine' is unknown"),
-        (lambda: damped(-1.0), "damping must be >= 0, got -1"),
+        (lambda: damped(-1.0), "damping must be finite and at least 0, got -1"),
         (lambda: right_inverse(*network(2), X, EPS_Y, shares=[1.0]), "shares must be 2 numbers"),
     ],
 )

@@ -4,26 +4,28 @@ Each raises ValueError, and TypeError for what is no tensor or no number.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from tangents import inputs
-from tangents.functional import require
-from tangents.inputs import Inputs
+from torch import Generator, Tensor
 
 ROWS = 1024  # of a matrix, compared with its transpose at a time
 SYMMETRIC = 1e-3  # of the largest entry: what rounding in any precision stays below
 
 
-def kind(name: str, value: Any, wanted: type = Tensor) -> None:
-    """TypeError for what is no tensor, or no array."""
+def require(condition: bool, message: str) -> None:
+    """ValueError with that message, unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def kind(name: str, value: Any, *wanted: type) -> None:
+    """TypeError for what is no tensor, or of none of the types that are wanted."""
+    wanted = wanted or (Tensor,)
     if not isinstance(value, wanted):
-        raise TypeError(f"{name} must be a {wanted.__name__}, got {type(value).__name__}")
+        accepted = " or ".join(each.__name__ for each in wanted)
+        raise TypeError(f"{name} must be a {accepted}, got {type(value).__name__}")
 
 
 def tensors(**given: Tensor) -> None:
@@ -33,12 +35,18 @@ def tensors(**given: Tensor) -> None:
         require(v.numel() > 0, f"{name} is empty, of shape {tuple(v.shape)}")
 
 
-def alike(**given: Tensor) -> None:
-    """The same of tensors that may be empty."""
-    kinds = {}
+def reals(**given: Tensor) -> None:
+    """Each a tensor of real floating-point numbers of some type, which may be empty."""
     for name, v in given.items():
         kind(name, v)
         require(v.is_floating_point(), f"{name} must hold floating-point numbers, got {v.dtype}")
+
+
+def alike(**given: Tensor) -> None:
+    """The same, all of one dtype and device."""
+    reals(**given)
+    kinds = {}
+    for name, v in given.items():
         kinds.setdefault((v.dtype, v.device), name)
     if len(kinds) > 1:
         found = " and ".join(f"{name} {dtype} on {at}" for (dtype, at), name in kinds.items())
@@ -53,7 +61,24 @@ def shaped(name: str, value: Tensor, *shape: int) -> None:
 def finite(**given: Tensor) -> None:
     """Without NaN and infinities; the entries are real numbers of any type."""
     for name, v in given.items():
+        require(not v.is_complex(), f"{name} must hold real numbers, got {v.dtype}")
         require(bool(v.isfinite().all()), f"{name} holds values that are not finite")
+
+
+def examples(**given: Tensor) -> None:
+    """Each a tensor (n, ...) of n > 0 examples, finite."""
+    for name, x in given.items():
+        kind(name, x)
+        require(x.dim() > 0 and x.numel() > 0, f"{name} holds no examples: {tuple(x.shape)}")
+        finite(**{name: x})
+
+
+def positive(endless: bool = False, **given: Tensor) -> None:
+    """Each (b,), a positive number for each network; finite, or without end if accepted."""
+    tensors(**given)
+    for name, v in given.items():
+        usable = v.dim() == 1 and bool(((v > 0) & (v.isfinite() | endless)).all())
+        require(usable, f"{name} must hold a positive number for each network, got {v.tolist()}")
 
 
 def symmetric(**given: Tensor) -> None:
@@ -97,15 +122,22 @@ def rates(name: str, value: Any, zero: bool = False) -> None:
     require(bool(fits.all()), f"{name} must be {word} and finite, got {value.tolist()}")
 
 
-@contextmanager
-def taken(x: Inputs) -> Iterator[None]:
-    """What a module says of inputs that it cannot take, as a ValueError."""
-    given = inputs.tensors(x)
-    try:
-        yield
-    except (RuntimeError, IndexError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise
-        reason = str(error).partition("\n")[0]
-        got = " and ".join(f"{tuple(v.shape)} of {v.dtype}" for v in given)
-        raise ValueError(f"the module does not take inputs {got}: {reason}") from error
+def sizes(**given: Any) -> None:
+    """Each a whole number, at least 1."""
+    for name, value in given.items():
+        whole(name, value, 1)
+
+
+def seeded(seed: Any) -> Generator:
+    """The generator of this seed, a whole number."""
+    whole("seed", seed)
+    return Generator().manual_seed(int(seed))
+
+
+def rows(batch: Any, n: int) -> None:
+    """Numbers of rows, of n that there are, and one at least."""
+    kind("a batch", batch)
+    whole = batch.dtype == torch.int64 and batch.dim() == 1 and len(batch) > 0
+    require(whole, "a batch must be a vector of row numbers, and hold one at least")
+    inside = bool(((batch >= 0) & (batch < n)).all())
+    require(inside, f"a batch must hold rows from 0 to {n - 1}")

@@ -23,6 +23,7 @@ from tangents.functional import (
     select,
     stacked,
 )
+from tangents.inputs import taken
 from tangents.lanczos import Operator, eigenpairs
 from tangents.linearised import column, matrix, uncolumn
 from tangents.losses import BEYOND, OutputLoss, beyond, require_targets
@@ -34,9 +35,10 @@ def output_hessian(module: nn.Module, params: Params, x: Tensor, output: int = 0
     For a stack of b networks (b, n, p). Parameters in the order of `params`, each flattened.
     """
     b = stacked(module, params)
+    checks.examples(x=x)
     shapes = [v.shape[bool(b) :] for v in params.values()]
     size = (*([b] if b else []), len(x), sum(shape.numel() for shape in shapes))
-    with torch.no_grad():
+    with torch.no_grad(), taken(x):
         c = call(module, select(params, 0) if b else params, x[:1])[0].numel()
     _require_output(output, c)
 

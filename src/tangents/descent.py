@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from tangents import checks
 from tangents.curvature import gauss_newton
-from tangents.functional import Params, axpy, require, select
+from tangents.functional import Params, axpy, require, select, stacked
 from tangents.losses import OutputLoss
 from tangents.problem import Point, Problem
 
@@ -135,8 +135,7 @@ class Descent:
 
 def draws(n: int, size: int, generator: Generator) -> Iterator[Int[Tensor, " m"]]:
     """Batches of `size` distinct examples out of n, each drawn afresh, without end."""
-    checks.whole("the size of a batch", size)
-    require(1 <= size <= n, f"a batch must hold 1 to {n} examples, got {size}")
+    _require_batches(n, size, generator)
     return (_shuffled(n, generator)[:size] for _ in iter(int, 1))
 
 
@@ -145,8 +144,7 @@ def epochs(n: int, size: int, generator: Generator) -> Iterator[Int[Tensor, " m"
 
     The last batch of an epoch holds what is left.
     """
-    checks.whole("the size of a batch", size)
-    require(1 <= size <= n, f"a batch must hold 1 to {n} examples, got {size}")
+    _require_batches(n, size, generator)
     return (rows for _ in iter(int, 1) for rows in _shuffled(n, generator).split(size))
 
 
@@ -168,6 +166,7 @@ def descend(
     `draws` or `epochs` give them; all examples without. Yields steps + 1 states, each with a batch,
     the first before any update. Raises ValueError for unusable input.
     """
+    checks.kind("rule", rule, Rule)
     problem = Problem.start(module, params, x, y, alpha, loss, rule.factored)
     checks.whole("steps", steps)
     return updates(problem, params, rule, steps, batches)
@@ -185,6 +184,8 @@ def updates(
 
     With the `memory` of an earlier state it goes on from there; without, the rule begins afresh.
     """
+    b, found = len(problem.alpha), stacked(problem.module, params)
+    require(found == b, f"params must be a stack of the problem's {b} networks, got {found or 1}")
     memory = rule.init(params) if memory is None else memory
     coming = None if batches is None else iter(batches)
     rows, part = torch.arange(len(problem.y), device=problem.y.device), problem
@@ -192,10 +193,7 @@ def updates(
         if coming is not None:
             rows = next(coming, None)
             require(rows is not None, f"the batches end after {step}: {steps + 1} are needed")
-            whole = rows.dtype == torch.int64 and rows.dim() == 1 and len(rows) > 0
-            require(whole, "a batch must be a vector of row numbers, and hold one at least")
-            inside = bool(((rows >= 0) & (rows < len(problem.y))).all())
-            require(inside, f"a batch must hold rows from 0 to {len(problem.y) - 1}")
+            checks.rows(rows, len(problem.y))
             rows = rows.to(problem.y.device)
             part = problem.batch(rows)
         here = part.at(params, rule.factored)
@@ -232,6 +230,13 @@ def leaving(
             return
         rest = (~gone).nonzero().flatten()
         live, params = live[rest], select(state.params, rest)
+
+
+def _require_batches(n: int, size: int, generator: Generator) -> None:
+    checks.whole("n", n, 1)
+    checks.whole("the size of a batch", size)
+    require(1 <= size <= n, f"a batch must hold 1 to {n} examples, got {size}")
+    checks.kind("generator", generator, Generator)
 
 
 def _shuffled(n: int, generator: Generator) -> Tensor:

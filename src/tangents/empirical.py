@@ -5,13 +5,14 @@
 
 from torch import Tensor, nn
 
+from tangents import checks
 from tangents._ntk.disk import ntk_on_disk
 from tangents._ntk.guard import admitted
 from tangents._ntk.route import Route, rerouted
 from tangents._ntk.tiles import Tiles
 from tangents.factored import Jacobian
 from tangents.functional import Params, require
-from tangents.inputs import Inputs
+from tangents.inputs import Inputs, tensors
 
 __all__ = ["jacobian", "ntk", "ntk_on_disk"]
 
@@ -34,6 +35,8 @@ def jacobian(module: nn.Module, params: Params, x: Inputs) -> Jacobian:
     `ntk` says is refused.
     """
     params, b = admitted(module, params, x=x)
+    for v in tensors(x):
+        checks.finite(x=v)
     return Route.of(module, params, x, b).jacobian(module, params, x, b)
 
 

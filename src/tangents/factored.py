@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tangents import checks
-from tangents.functional import Params, require, tile_rows
+from tangents.functional import Params, kinds, require, tile_rows
 
 OUTPUTS = {"full": 2, "diagonal": 1, "trace": 0}  # axes of a kernel that outputs have
 TILE = 512  # rows of a tile: small enough for the cache, large enough for the matrix product
@@ -84,6 +84,10 @@ class Jacobian:
         Jacobian of another network.
         """
         require(outputs in OUTPUTS, f"outputs must be one of {', '.join(OUTPUTS)}: {outputs!r}")
+        self._require_whole()
+        if other is not None:
+            checks.kind("other", other, Jacobian)
+            other._require_whole()
         alike = other is None or self._kind() == other._kind()
         require(alike, "the two Jacobians are not of one network")
         second = other or self
@@ -152,6 +156,7 @@ class Jacobian:
 
     def vjp(self, u: Float[Tensor, "*s n c"]) -> Params:
         """J^T u, the gradient of <u, f>."""
+        self._require_whole()
         checks.alike(u=u, outputs=self.value)
         checks.shaped("u", u, *self.value.shape)
         out = {}
@@ -193,6 +198,8 @@ class Jacobian:
         return Jacobian(value, tuple(factors))
 
     def _require_direction(self, v: Params) -> None:
+        self._require_whole()
+        kinds("a direction", v)
         names: set[str | None] = {None}
         for f in self.factors:
             *s, _, _, _, o = f.b.shape
@@ -203,6 +210,18 @@ class Jacobian:
                     checks.shaped(repr(name), v[name], *s, *shape)
         strange = next((name for name in v if name not in names), None)
         require(strange is None, f"a direction holds {strange!r}, which is no parameter")
+
+    def _require_whole(self) -> None:
+        """Factors, and each of the examples and outputs of the value."""
+        checks.kind("value", self.value)
+        shape = self.value.shape
+        require(len(shape) > 1, f"value must be (*s, n, c), got {tuple(shape)}")
+        require(len(self.factors) > 0, "the Jacobian has no factors: there is no parameter")
+        *s, n, c = shape
+        for f in self.factors:
+            fits = f.b.shape[:-2] == (*s, c, n)
+            fits = fits and (f.a is None or f.a.shape[: len(s) + 2] == (*s, n, f.b.shape[-2]))
+            require(fits, f"the factor of {f.weight!r} is not of {n} examples and {c} outputs")
 
     def map(self, function: Callable, *others: "Jacobian") -> "Jacobian":
         """`function` of the value and of each factor's tensors (and of those of the others).
@@ -220,8 +239,9 @@ class Jacobian:
 def stack_jacobians(networks: list[Jacobian]) -> Jacobian:
     """The Jacobians of several networks of one kind on a leading axis."""
     require(len(networks) > 0, "there are no Jacobians")
-    alike = all(t._kind() == networks[0]._kind() for t in networks)
-    require(alike, "the Jacobians are not of networks of one kind")
+    first = networks[0]
+    alike = all(t._kind() == first._kind() and t.value.shape == first.value.shape for t in networks)
+    require(alike, "the Jacobians are not of networks of one kind, at as many examples")
     first, *others = (t.map(lambda v: v.unsqueeze(0)) for t in networks)
     return first.map(lambda *v: torch.cat(v), *others)
 

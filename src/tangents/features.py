@@ -36,10 +36,12 @@ class TensorSketch:
 
     @classmethod
     def draw(cls, p: int, q: int, size: int, generator: Generator) -> "TensorSketch":
+        checks.sizes(p=p, q=q, size=size)
         places = tuple(torch.randint(size, (k,), generator=generator) for k in (p, q))
         return cls(size, places, tuple(_signs(k, generator) for k in (p, q)))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        _require_sides(self.signs, a, b)
         spectra = []
         for x, at, signs in zip((a, b), self.places, self.signs, strict=True):
             hashed = x.new_zeros(len(x), self.size)
@@ -59,16 +61,26 @@ class TensorSRHT:
 
     @classmethod
     def draw(cls, p: int, q: int, size: int, generator: Generator) -> "TensorSRHT":
+        checks.sizes(p=p, q=q, size=size)
         require(size % 2 == 0, f"TensorSRHT: the dimension must be even, got {size}")
         places = tuple(torch.randint(k, (size // 2,), generator=generator) for k in (p, q))
         return cls(size, places, tuple(_signs(k, generator) for k in (p, q)))
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        _require_sides(self.signs, a, b)
         left, right = (
             torch.fft.fft(x * signs.to(x))[:, at.to(x.device)]
             for x, at, signs in zip((a, b), self.places, self.signs, strict=True)
         )
         return torch.view_as_real(left * right).flatten(1) / math.sqrt(self.size / 2)
+
+
+def _require_sides(signs: tuple[Tensor, Tensor], a: Tensor, b: Tensor) -> None:
+    """Rows (n, p) and (n, q), n of both."""
+    checks.tensors(a=a, b=b)
+    n = len(a) if a.dim() else 0
+    for name, x, side in zip("ab", (a, b), signs, strict=True):
+        checks.shaped(name, x, n, len(side))
 
 
 def _signs(size: int, generator: Generator) -> Tensor:
@@ -108,14 +120,13 @@ class NTKFeatures:
         features for their density: directions alone count (Han et al. 2021, theorem 3). `sketch`:
         one of `SKETCHES`. Raises ValueError for sizes that leave nothing to one of the two.
         """
-        checks.whole("size", size, 1)
+        checks.sizes(size=size)
         units = units or size // 2
         units += (size - units) % 2
-        for name, value in dict(d=d, size=size, depth=depth, units=units).items():
-            checks.whole(name, value, 1)
+        checks.sizes(d=d, depth=depth, units=units)
         require(sketch in SKETCHES, f"sketch must be one of {', '.join(SKETCHES)}, got {sketch!r}")
         require(0 < units < size - 1, f"{size} features leave none to {units} units or the sketch")
-        generator, steps, sketches = Generator().manual_seed(seed), [], []
+        generator, steps, sketches = checks.seeded(seed), [], []
         for layer in range(depth):
             width = units if layer else d
             w0, w1 = (normal(torch.Size((width, k)), generator) for k in (size, units))
@@ -165,6 +176,7 @@ class Moments:
         return found
 
     def __add__(self, other: "Moments") -> "Moments":
+        checks.shaped("the moments of more rows", other.moment, *self.moment.shape)
         return Moments(self.gram + other.gram, self.moment + other.moment, self.n + other.n)
 
     def __radd__(self, nothing: None) -> "Moments":

@@ -26,7 +26,7 @@ from tangents.functional import (
     stacked,
     where,
 )
-from tangents.problem import Point, Problem, cast, require_positive
+from tangents.problem import Point, Problem, cast
 
 SHORTEST = 1e-30  # step, in units of training time, below which a flow has come to a halt
 SINGLE = 1e4  # largest trace of dt H at which single precision serves an implicit step
@@ -169,10 +169,12 @@ def flow(
     ValueError for input that cannot be trained on. Source: Geiger et al. (2020), sections 2.1-2.3.
     """
     rule = rule or GradientFlow()
+    checks.kind("rule", rule, GradientFlow, ContinuousMomentum)
+    checks.kind("loss", loss, str)
     checks.whole("max_steps", max_steps, 1)
     problem = Problem.start(module, params, x, y, alpha, loss, rule.implicit, dtype)
     checks.tensors(dt=dt, alpha=alpha)
-    require_positive("dt", dt)
+    checks.positive(dt=dt)
     require(dt.shape == alpha.shape, f"dt must have the shape of alpha, {tuple(alpha.shape)}")
     return _integrate(problem, params, dt, rule, max_steps)
 
@@ -225,8 +227,12 @@ def batch_flow(
     Geiger et al. (2019), section 2, on set-up B.
     """
     rule = rule or ContinuousMomentum(10.0, (0.1, 0.3))
-    checks.whole("batch", batch, 1)
-    checks.whole("max_steps", max_steps, 1)
+    checks.kind("rule", rule, ContinuousMomentum)
+    checks.kind("loss", loss, str)
+    checks.kind("generator", generator, Generator)
+    checks.sizes(batch=batch, max_steps=max_steps)
+    checks.number("alpha", alpha, above=True)
+    checks.examples(x=x)
     one = x.new_full((1,), alpha)
     problem = Problem.start(module, params, x, y, one, loss, dtype=dtype)
     require(len(one) == stacked(module, params), "params must be a stack of one network")

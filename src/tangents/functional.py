@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.hooks import RemovableHandle
 
+from tangents import checks
+from tangents.checks import require
+from tangents.inputs import taken
+
 Params = dict[str, Tensor]
 Function = Callable[[Params, Tensor], Tensor]
-
-
-def require(condition: bool, message: str) -> None:
-    """ValueError with that message, unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
 
 BUSY = 8  # times the rows that fit a processor's cache keep a GPU busy
 
@@ -35,9 +32,23 @@ def tile_rows(like: Tensor, cached: int) -> int:
 
 
 def stack(networks: Sequence[Params]) -> Params:
-    """The networks on one leading axis: every tensor (b, ...) for b networks of equal shapes."""
+    """The networks on one leading axis: every tensor (b, ...) for b networks of equal shapes.
+
+    ValueError for none, and for networks that differ in names, shapes or types.
+    """
     require(len(networks) > 0, "stack: got no network, at least one is needed")
+    first, *others = (kinds(f"network {i}", each) for i, each in enumerate(networks))
+    alike = all(v == first for v in others)
+    require(alike, "stack: the networks must have the same names, shapes and types")
     return {name: torch.stack([p[name] for p in networks]) for name in networks[0]}
+
+
+def kinds(name: str, params: Params) -> dict[str, tuple]:
+    """Shape and type by the names of parameters. TypeError for what is no dict of tensors."""
+    checks.kind(name, params, dict)
+    for k, v in params.items():
+        checks.kind(f"{k!r} of {name}", v)
+    return {k: (v.shape, v.dtype) for k, v in params.items()}
 
 
 def select(tensors: Params, index: Int[Tensor, " k"] | slice | int) -> Params:
@@ -110,7 +121,10 @@ def stacked(module: nn.Module, params: Params, partial: bool = False) -> int:
 
     Raises ValueError for a name that is missing, unless they may be `partial`, or none of the
     module's, and for another shape; of a part, for another type than that of the module's own.
+    TypeError for what is no module, and for what is no dict of tensors.
     """
+    checks.kind("module", module, nn.Module)
+    kinds("params", params)
     own = dict(module.named_parameters(remove_duplicate=False))
     strange = next((name for name in params if name not in own), None)
     require(strange is None, f"params hold {strange!r}: accepted are {', '.join(own)}")
@@ -131,6 +145,28 @@ def stacked(module: nn.Module, params: Params, partial: bool = False) -> int:
     require(len(sizes) == 1, "params must all be of one network, or all of one stack")
     require(None not in sizes, "params are a stack of 0 networks")
     return sizes.pop()
+
+
+def together(module: nn.Module, partial: bool = False, **given: Params) -> int:
+    """`stacked` of several that belong together, as weights and a direction: all of the same names
+    and types, and one length. ValueError where they are not."""
+    (name, first), *others = given.items()
+    b = stacked(module, first, partial)
+    for other, params in others:
+        alike = {k: dtype for k, (_, dtype) in kinds(other, params).items()}
+        alike = alike == {k: v.dtype for k, v in first.items()}
+        require(alike, f"{other} must have the names and types of {name}")
+        found = stacked(module, params, partial)
+        require(found == b, f"{other} must be of as many networks as {name}: "
+                f"{b or 'a single one'}, got {found or 'a single one'}")  # fmt: skip
+    return b
+
+
+def stacks(module: nn.Module, **given: Params) -> int:
+    """`together`, of stacks alone."""
+    b, name = together(module, **given), next(iter(given))
+    require(b > 0, f"{name} must be a stack, with a leading axis of networks: see `stack`")
+    return b
 
 
 def axpy(scale: Float[Tensor, " b"], x: Params, y: Params) -> Params:
@@ -172,11 +208,22 @@ def unflatten(rows: Float[Tensor, "b p"], like: Params) -> Params:
 def centre_and_scale(f: Function, params0: Params, alpha: float | Tensor) -> Function:
     """F(w, x) = alpha (f(w, x) - f(w0, x)), the predictor whose laziness alpha sets.
 
-    `alpha` is a number, or one number a network, shape (b, 1, 1) for stacked outputs (b, n, c).
-    At w = w0 the predictor is exactly zero. Source: Chizat, Oyallon & Bach (2019), section 1;
-    Geiger et al. (2020), eq. (2).
+    `alpha` is a number, or one number a network, shape (b, 1, 1) for stacked outputs (b, n, c);
+    ValueError for another shape, and where it is not positive. At w = w0 the predictor is exactly
+    zero. Source: Chizat, Oyallon & Bach (2019), section 1; Geiger et al. (2020), eq. (2).
     """
-    return lambda params, x: alpha * (f(params, x) - f(params0, x))
+    wanted = kinds("params0", params0)
+    require(len(wanted) > 0, "params0 hold no parameter")
+    checks.rates("alpha", alpha)
+    if isinstance(alpha, Tensor) and alpha.dim() > 0:
+        checks.shaped("alpha", alpha, len(next(iter(params0.values()))), 1, 1)
+
+    def F(params: Params, x: Tensor) -> Tensor:
+        fits = kinds("params", params) == wanted
+        require(fits, "params must have the names, shapes and types of params0")
+        return alpha * (f(params, x) - f(params0, x))
+
+    return F
 
 
 def linearise(module: nn.Module, params0: Params) -> Function:
@@ -184,19 +231,24 @@ def linearise(module: nn.Module, params0: Params) -> Function:
 
     One forward-mode pass a call, at any x; exact for a function that is affine in its parameters.
     Many calls at the same examples are cheaper by `empirical.jacobian`: J.value + J.jvp(w - w0).
-    Source: Lee et al. (2019), eq. (3).
+    ValueError for weights w unlike w0, and inputs that the module does not take. Source: Lee et al.
+    (2019), eq. (3).
     """
-
-    def f(params: Params, x: Any) -> Tensor:
-        return call(module, params, x)
+    stacked(module, params0, partial=True)
 
     def f_lin(params: Params, x: Any) -> Tensor:
-        shift = difference(params, params0)
-        with differentiable(module):
-            value, slope = torch.func.jvp(lambda p: f(p, x), (params0,), (shift,))
-        return value + slope
+        together(module, True, params0=params0, params=params)
+        with taken(x):
+            return _tangent(module, params0, params, x)
 
     return f_lin
+
+
+def _tangent(module: nn.Module, params0: Params, params: Params, x: Any) -> Tensor:
+    shift = difference(params, params0)
+    with differentiable(module):
+        value, slope = torch.func.jvp(lambda p: call(module, p, x), (params0,), (shift,))
+    return value + slope
 
 
 class Linearised(nn.Module):
@@ -208,6 +260,7 @@ class Linearised(nn.Module):
 
     def __init__(self, module: nn.Module, params0: Params):
         super().__init__()
+        stacked(module, params0, partial=True)
         self.module, self.params0 = module, params0
 
     def named(self, params: Params) -> Params:
@@ -216,7 +269,7 @@ class Linearised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         params = dict(self.module.named_parameters(remove_duplicate=False))
-        return linearise(self.module, self.params0)(params, x)
+        return _tangent(self.module, self.params0, params, x)
 
 
 @contextmanager

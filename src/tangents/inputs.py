@@ -1,12 +1,13 @@
 """Inputs of a network: a tensor (n, ...), or a dict, tuple or list of inputs with n in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tangents.functional import require
+from tangents.checks import require
 
 Inputs = Tensor | dict | tuple | list
 
@@ -20,10 +21,19 @@ def each(x: Inputs, function: Callable[[Tensor], Any]) -> Any:
     return function(x)
 
 
+def _leaves(x: Any) -> Iterator[Any]:
+    if isinstance(x, dict):
+        x = [*x.values()]
+    if isinstance(x, (tuple, list)):
+        for v in x:
+            yield from _leaves(v)
+    else:
+        yield x
+
+
 def tensors(x: Inputs) -> list[Tensor]:
     """The tensors of the inputs, in order. ValueError for anything else among them."""
-    found = []
-    each(x, found.append)
+    found = list(_leaves(x))
     kinds = {type(v).__name__ for v in found if not isinstance(v, Tensor)}
     require(not kinds, "inputs must be a tensor (n, ...), or a dict, tuple or list of such, got "
             + ", ".join(sorted(kinds)))  # fmt: skip
@@ -57,3 +67,20 @@ def kind(x: Inputs) -> Any:
     if isinstance(x, (tuple, list)):
         return (type(x), *map(kind, x))
     return tuple(x.shape[1:]), x.dtype
+
+
+@contextmanager
+def taken(x: Inputs, by: str = "the module") -> Iterator[None]:
+    """What a module says of inputs that it cannot take, as a ValueError."""
+    try:
+        yield
+    except (RuntimeError, LookupError, AttributeError, TypeError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, RuntimeError):
+            reason = f"{type(error).__name__}: {reason}"
+        shown = (f"{tuple(v.shape)} of {v.dtype}" if isinstance(v, Tensor) else type(v).__name__
+                 for v in _leaves(x))  # fmt: skip
+        got = " and ".join(shown) or "without a tensor"
+        raise ValueError(f"{by} does not take inputs {got}: {reason}") from error

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from tangents.functional import require
+from tangents import checks
+from tangents.checks import require
+from tangents.inputs import taken
 
 Operator = Callable[[Float[Tensor, "*s n"]], Float[Tensor, "*s n"]]
 
@@ -31,17 +33,27 @@ def lanczos(
     """`steps` steps of the Lanczos recurrence (at most n), orthogonalised twice against all before.
 
     Where the space closes early it goes on from a random vector outside it. It continues what was
-    `begun` with fewer steps. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
+    `begun` with fewer steps. ValueError for a start of zeros, and an operator that is not finite,
+    or shows that it is not symmetric. Source: Golub & Van Loan (2013), section 10.1 and 10.3.
     """
+    checks.tensors(start=start)
+    require(start.dim() > 0, "start must be a vector, or several in its leading axes")
+    checks.sizes(steps=steps)
     *s, n = start.shape
-    require(n > 0 and steps > 0, "lanczos needs a vector and at least one step")
     count = start.numel() // n  # problems on one axis: with more, products would copy the basis
     steps, first = min(steps, n), 0 if begun is None else begun.basis.shape[-2]
     generator = Generator(start.device).manual_seed(first)
     basis, matrix = start.new_zeros(count, steps, n), start.new_zeros(count, steps, steps)
     scale, rest = start.new_zeros(count), start.new_zeros(count)
-    v = start / torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(start, dim=-1, keepdim=True)
+    usable = bool(((length > 0) & length.isfinite()).all())
+    require(usable, "start must be finite, and no vector of zeros")
+    v = start / length
     if begun is not None:
+        checks.kind("begun", begun, Krylov)
+        fits = first <= steps and begun.basis.shape == (*s, first, n)
+        require(fits, f"begun must have at most {steps} steps of vectors like the start's, "
+                f"{tuple(start.shape)}, got {tuple(begun.basis.shape)}")  # fmt: skip
         basis[:, :first] = begun.basis.reshape(count, first, n)
         matrix[:, :first, :first] = begun.matrix.reshape(count, first, first)
         scale, v = torch.linalg.matrix_norm(matrix, 2), begun.following
@@ -51,9 +63,15 @@ def lanczos(
         if k:
             matrix[:, k - 1, k] = matrix[:, k, k - 1] = rest
         basis[:, k] = v
-        w = operator(v.view(*s, n)).reshape(count, n)
+        with taken(v, "the operator"):
+            w = operator(v.view(*s, n))
+        checks.shaped("what the operator gives", w, *s, n)
+        w = w.reshape(count, n)
         require(bool(w.isfinite().all()), "the operator gave values that are not finite")
         scale = torch.maximum(scale, torch.linalg.vector_norm(w, dim=-1))
+        if k:
+            off = (torch.linalg.vecdot(basis[:, k - 1], w) - rest).abs()
+            require(bool((off <= checks.SYMMETRIC * scale).all()), "the operator is not symmetric")
         known = basis[:, : k + 1]
         matrix[:, k, k] = torch.linalg.vecdot(v, w)
         w = _outside(_outside(w, known), known)
@@ -84,6 +102,10 @@ def eigenpairs(
     precision), else ValueError after `max_steps` products. One start has one direction for each
     eigenvalue: of a multiple one, copies are found only where the recurrence closes early.
     """
+    checks.tensors(start=start)
+    checks.sizes(count=count, max_steps=max_steps)
+    if tolerance is not None:
+        checks.number("tolerance", tolerance, above=True)
     *_, n = start.shape
     most = min(n, max_steps)
     require(0 < count <= most, f"count must lie in 1..{most}, got {count}")
@@ -110,6 +132,8 @@ def density(
     sum_i w_i g(lambda_i) estimates the mean of g over the eigenvalues, from q random vectors with
     independent entries of mean zero and one variance. Source: Ghorbani et al. (2019), section 2.
     """
+    checks.tensors(starts=starts)
+    require(starts.dim() > 1, f"starts must be (q, *s, n), got {tuple(starts.shape)}")
     found = []
     for start in starts:
         values, vectors = torch.linalg.eigh(lanczos(operator, start, steps).matrix)

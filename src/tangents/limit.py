@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tangents import kernels, models
+from tangents import checks, kernels, models
 from tangents.empirical import ntk
 from tangents.flow import GradientFlow, flow
-from tangents.functional import Params, norm
+from tangents.functional import Params, norm, require, together
 
 
 class Learnt(NamedTuple):
@@ -38,8 +38,12 @@ def learn(
 ) -> Learnt:
     """The flow dF/dt = -K l'(y F) y / n from F = 0, until each of the labels y has margin >= 1.
 
-    By `flow` on features whose Gram matrix is K. Raises ValueError for a K that is singular.
+    By `flow` on features whose Gram matrix is K, with 1e-10 of its mean diagonal added. Raises
+    ValueError for a K that is not positive definite then.
     """
+    checks.tensors(k=k, y=y)
+    require(k.dim() == 2, f"k must be (n, n), got {tuple(k.shape)}")
+    checks.shaped("y", y, len(k))
     root, _ = kernels.features(k, k[:1])
     n, one, t1 = len(y), k.new_ones(1), math.nan
     machine = models.Linear(n, 1, bias=False).to(k)  # divides by sqrt(n)
@@ -59,6 +63,9 @@ def moved_kernel(
     module: nn.Module, params: Params, direction: Params, x: Tensor, step: float
 ) -> Float[Tensor, "m m"]:
     """The kernel, traced over outputs, of one network that has moved by `step` * `direction`."""
+    b = together(module, params=params, direction=direction)
+    require(b == 0, f"params must be of one network, got a stack of {b}")
+    checks.number("step", step, -math.inf)
     moved = {name: v + step * direction[name] for name, v in params.items()}
     return ntk(module, moved, x, outputs="trace")
 
@@ -68,6 +75,10 @@ def kernel_derivative(
 ) -> Float[Tensor, "m m"]:
     """d Theta(w + s v) / ds at s = 0, by a central difference between weights `length` apart from w
     on either side: in double precision right to about 1e-6 for smooth networks."""
-    step = length / norm({name: v[None] for name, v in direction.items()}).item()
+    together(module, params=params, direction=direction)
+    checks.number("length", length, above=True)
+    size = norm({name: v[None] for name, v in direction.items()}).item()
+    checks.number("the length of direction", size, above=True)
+    step = length / size
     ahead, behind = (moved_kernel(module, params, direction, x, s) for s in (step, -step))
     return (ahead - behind) / (2 * step)

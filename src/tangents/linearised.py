@@ -144,12 +144,13 @@ def leap(
         speed = J.vjp(left if steps else 0 * left)
         return change, speed
     require(steps != math.inf, "infinitely many steps are for descent without momentum")
-    require(not velocity or kernel.rest is None, "a velocity needs the whole spectrum")
-    drift = kernel.into(J.jvp(velocity)) if velocity else torch.zeros_like(modes)
+    moving = velocity is not None
+    require(not moving or kernel.rest is None, "a velocity needs the whole spectrum")
+    drift = kernel.into(J.jvp(velocity)) if moving else torch.zeros_like(modes)
     force, moved = _heavy_ball(kernel.values, modes, drift, rate, int(steps), memory)
     _accurate(kernel, moved, residual, modes, tolerance)
     change, speed = (J.vjp(kernel.out(v, c)) for v in (-moved, force))
-    if velocity:
+    if moving:
         kept = memory**steps
         lost = memory * (1 - kept) / (1 - memory)
         for name, v in velocity.items():
@@ -332,7 +333,8 @@ def descend_outputs(
     coefficients, outputs = torch.zeros_like(f), f
     yield coefficients, outputs
     for rows in repeat(slice(None)) if batches is None else batches:
-        if isinstance(rows, Tensor):
+        if batches is not None:
+            checks.rows(rows, f.shape[-2])
             require(len(rows.unique()) == len(rows), "a batch must hold distinct examples")
         step = rate * loss.gradient(outputs[..., rows, :], y[..., rows, :])
         coefficients = coefficients.clone()

@@ -24,7 +24,7 @@ from tangents import checks, kernels, probes
 from tangents._ntk.layers import evaluate
 from tangents._ntk.parts import activations, by_layer, owner
 from tangents.functional import Params, differentiable, linearise, require, stacked
-from tangents.inputs import Inputs, count, each, tensors
+from tangents.inputs import Inputs, count, each, taken, tensors
 from tangents.laziness import OF_LAYERS, WORDS, Laziness, Measured
 
 GROUPS = 10  # of examples, left out one after the other
@@ -66,6 +66,7 @@ def measure(
     `sums`. Source: Chizat et al. (2019), section 1; Geiger et al. (2020); CKA of kernels Cortes et
     al. (2012), of layers Kornblith et al. (2019).
     """
+    checks.kind("module", module, nn.Module)
     n = count(x)
     require(n >= 2 * GROUPS, f"at least {2 * GROUPS} examples are needed, got {n}")
     if y is not None:
@@ -116,6 +117,7 @@ def _chosen(module: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 def _taken(module: nn.Module, names: list[str], state: Params, when: str, partial: bool) -> Params:
     """These parameters of a state, which may hold buffers too, and others if partial."""
+    checks.kind(f"the weights {when}", state, dict)
     buffers = {name for name, _ in module.named_buffers()}
     state = {k: v for k, v in state.items() if k not in buffers}
     lacking = next((name for name in names if name not in state), None)
@@ -156,7 +158,7 @@ class _Seen(NamedTuple):
 
 
 def _see(module, start: Params, end: Params, x: Inputs, layers: list[str], budget, sums) -> _Seen:
-    with checks.taken(x):
+    with taken(x):
         parts, unit = by_layer(module, (start, end), x, budget, sums)
     with torch.no_grad(), differentiable(module):
         f0, f1 = (evaluate(module, p, x) for p in (start, end))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from tangents import checks
 from tangents.functional import Function, Params, call, require, stack
 
 # a in sigma(z) = (a / beta) log(1 + exp(beta z)) at beta = 5, so that E[sigma(z)^2] = 1 for a
@@ -51,8 +52,13 @@ HEADS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "swish": F.silu,
-    "softmax": lambda z: z.softmax(-1).diff(dim=-1),
+    "softmax": lambda z: _two(z).softmax(-1).diff(dim=-1),
 }
+
+
+def _two(z: Tensor) -> Tensor:
+    require(z.shape[-1] == 2, f"the softmax head takes two outputs, got {z.shape[-1]}")
+    return z
 
 
 def affine(
@@ -158,9 +164,8 @@ class MLP(nn.Module):
         layer: type[Linear] = Linear,
     ):
         super().__init__()
-        name = type(self).__name__
-        require(min(d, width, depth, c) >= 1, f"{name}: d, width, depth and c must be at least 1")
-        require(bottleneck >= 0, f"MLP: bottleneck must be at least 0 (none), got {bottleneck}")
+        checks.sizes(d=d, width=width, depth=depth, c=c)
+        checks.whole("bottleneck", bottleneck)
         self.activation = activation_named(activation)
         sizes = [d] + [width] * depth
         sizes[(depth + 1) // 2] = bottleneck or width
@@ -196,7 +201,7 @@ class ConvNet(nn.Module):
         layers: tuple[type[Conv2d], type[Linear]] = (Conv2d, Linear),
     ):
         super().__init__()
-        require(min(c_in, width, c) >= 1, "ConvNet: c_in, width and c must be at least 1")
+        checks.sizes(c_in=c_in, width=width, c=c, side=side)
         convolution, linear = layers
         self.activation = activation_named(activation)
         channels = [c_in] + [width] * 4
@@ -257,7 +262,9 @@ class RNN(nn.Module):
         sv: float = 1.0,
     ):
         super().__init__()
-        require(min(m, width, layers, c) >= 1, "RNN: m, width, layers and c must be at least 1")
+        checks.sizes(m=m, width=width, layers=layers, c=c)
+        for name, scale in dict(sw=sw, su=su, sb=sb, sv=sv).items():
+            checks.number(name, scale)
         self.width, self.scales = width, (sw, su, sb, sv)
         self.activation = F.relu if activation == "relu" else activation_named(activation)
         fans = [m] + [width] * (layers - 1)
@@ -352,7 +359,10 @@ def initialise(
 ) -> Params:
     """Weights N(0, 1), or as `draw` says; biases 0. Drawn on the CPU in float64, so equal on every
     device."""
-    generator = Generator().manual_seed(seed)
+    checks.kind("module", module, nn.Module)
+    checks.kind("dtype", dtype, torch.dtype)
+    require(dtype.is_floating_point, f"weights are floating-point numbers, got {dtype}")
+    generator = checks.seeded(seed)
     return {
         name: torch.zeros(p.shape, dtype=dtype, device=device)
         if name.endswith("bias")
@@ -368,7 +378,7 @@ def initialise_stack(
     device="cpu",
     draw: Draw = normal,
 ) -> Params:
-    """One network a seed on a leading axis: tensors (b, ...) for b seeds."""
+    """One network a seed on a leading axis: tensors (b, ...) for b seeds, one at least."""
     return stack([initialise(module, seed, dtype, device, draw) for seed in seeds])
 
 

@@ -14,6 +14,7 @@ from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian, blocks
 from tangents.functional import Params, hooked, outputs, require, select, stacked, where
+from tangents.inputs import taken
 from tangents.losses import LOSSES, Loss, OutputLoss, require_targets
 
 CACHE = 2**21  # bytes of a layer's output, of all networks whose passes are made together
@@ -133,14 +134,14 @@ class Problem:
         be asked for with the `factored` Jacobian: f0 is then rounded as it is in these, and the
         predictor begins at zero. Passes are in `dtype`, that of x if none is given.
         """
-        checks.tensors(y=y, alpha=alpha, params=next(iter(params.values())))
-        checks.kind("x", x)
+        checks.kind("loss", loss, str, OutputLoss)
         if isinstance(loss, str):
             require(loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
             loss = LOSSES[loss]
-        require(len(x) > 0 and alpha.numel() > 0, "there are no examples, or no networks")
-        require_positive("alpha", alpha)
         b = stacked(module, params)
+        checks.tensors(y=y, alpha=alpha, params=next(iter(params.values())))
+        checks.examples(x=x)
+        checks.positive(alpha=alpha)
         require(
             alpha.shape == (b,), "params must be a stack: one row for each entry of alpha, "
             f"{alpha.numel()}, got {b or 'a single network'}"
@@ -153,9 +154,8 @@ class Problem:
             fits = y.dim() == 2 and len(y) == len(x) and bool(y.isfinite().all())
             require(fits, f"y must hold finite targets (n, c) for each of the {len(x)} examples")
             require_targets(loss, y)
-        require(bool(x.isfinite().all()), "x must be finite, got NaN or infinite entries")
         whole = factored or x.device.type != "cpu"
-        with torch.no_grad(), checks.taken(x):
+        with torch.no_grad(), taken(x):
             passed, z = narrowed(params, x, dtype)
             layer = 0.0 if whole else _largest_layer(module, select(passed, slice(1)), z)
             f0 = torch.cat([
@@ -214,10 +214,3 @@ def _largest_layer(module: nn.Module, params: Params, x: Tensor) -> float:
 def _parts(b: int, size: float) -> list[slice]:
     """Networks whose passes are made together, if one has a layer of `size` bytes; 0: all b."""
     return list(blocks(b, max(1, int(CACHE / size)) if size else b))
-
-
-def require_positive(name: str, values: Tensor) -> None:
-    """ValueError where `values` (b,) are not all positive and finite."""
-    checks.tensors(**{name: values})
-    usable = values.dim() == 1 and bool(((values > 0) & values.isfinite()).all())
-    require(usable, f"{name} must hold a positive number for each network, got {values.tolist()}")

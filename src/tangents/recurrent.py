@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tangents import checks
 from tangents.functional import require, tile_rows
 from tangents.infinite import MEANS, in_tiles
 
@@ -50,12 +51,12 @@ class Recurrent:
             value = getattr(self, name)
             require(value in accepted, f"{name} must be one of {', '.join(accepted)}, got "
                     f"{value!r}")  # fmt: skip
-        require(self.layers >= 1, f"layers must be at least 1, got {self.layers}")
-        require(0 <= self.frozen <= self.layers,
+        checks.sizes(layers=self.layers)
+        checks.whole("frozen", self.frozen)
+        require(self.frozen <= self.layers,
                 f"frozen must be from 0 to {self.layers}, got {self.frozen}")  # fmt: skip
-        scales = {k: getattr(self, k) for k in ("sw", "su", "sb", "sh", "sv")}
-        bad = [f"{k}={v}" for k, v in scales.items() if not 0 <= v < math.inf]
-        require(not bad, f"scales must be at least 0 and finite, got {', '.join(bad)}")
+        for name in ("sw", "su", "sb", "sh", "sv"):
+            checks.number(name, getattr(self, name))
 
     def kernels(
         self,
@@ -73,10 +74,11 @@ class Recurrent:
         """
         same = x2 is None
         other, ends = (x1, lengths1) if same else (x2, lengths2)
+        require(not same or lengths2 is None, "lengths2 are of x2, which is not given")
+        checks.tensors(x1=x1, x2=other)
         require(x1.dim() == other.dim() == 3 and x1.shape[2] == other.shape[2],
                 f"sequences must be (n, t, m) of one m, got {tuple(x1.shape)} and "
                 f"{tuple(other.shape)}")  # fmt: skip
-        require(x1.is_floating_point(), f"sequences must be floating point, got {x1.dtype}")
         steps = max(x1.shape[1], other.shape[1])
         left = _Side.of(self, x1, lengths1, steps)
         right = left if same else _Side.of(self, other, ends, steps)
@@ -128,9 +130,9 @@ class _Side(NamedTuple):
     def of(cls, net: Recurrent, x: Tensor, lengths: Tensor | None, steps: int) -> "_Side":
         n, t, m = x.shape
         require(bool(x.isfinite().all()), "sequences must be finite, padding too")
+        if lengths is not None:
+            _require_lengths(x, lengths)
         given = torch.full((n,), t) if lengths is None else lengths.cpu()
-        fits = given.shape == (n,) and bool(((given >= 1) & (given <= t)).all())
-        require(fits, f"lengths must hold a number from 1 to {t} for each of {n} sequences")
         place = torch.arange(steps) - (steps - given[:, None])  # of a step in its own sequence
         there = (place >= 0).to(x.device)
         at = place.clamp(min=0).to(x.device)
@@ -206,12 +208,23 @@ def _along(net: Recurrent, left: _Side, right: _Side, diagonal: bool) -> tuple[T
     return sums
 
 
+def _require_lengths(x: Tensor, lengths: Tensor) -> None:
+    n, t = x.shape[:2]
+    checks.kind("lengths", lengths)
+    fits = lengths.dtype in (torch.int32, torch.int64) and lengths.shape == (n,)
+    fits = fits and bool(((lengths >= 1) & (lengths <= t)).all())
+    require(fits, f"lengths must hold a number from 1 to {t} for each of {n} sequences")
+
+
 def backwards(
     x: Float[Tensor, "n t m"], lengths: Int[Tensor, " n"] | None = None
 ) -> Float[Tensor, "n t m"]:
     """Each sequence from its end to its start, the padding behind it left where it is."""
+    checks.kind("x", x)
+    require(x.dim() == 3, f"sequences must be (n, t, m), got {tuple(x.shape)}")
     if lengths is None:
         return x.flip(1)
+    _require_lengths(x, lengths)
     place, last = torch.arange(x.shape[1], device=x.device), lengths[:, None].to(x.device) - 1
     at = torch.where(place <= last, last - place, place)
     return x.gather(1, at.unsqueeze(-1).expand_as(x))

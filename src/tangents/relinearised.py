@@ -16,9 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import jvp
 
+from tangents import checks
 from tangents.empirical import jacobian
 from tangents.factored import Jacobian
-from tangents.functional import Params, outputs, require, stacked
+from tangents.functional import Params, outputs, require, stacks, together
+from tangents.inputs import taken
 from tangents.linearised import (
     Gain,
     Spectrum,
@@ -28,7 +30,7 @@ from tangents.linearised import (
     spectrum,
     stable_rate,
 )
-from tangents.losses import SQUARED, OutputLoss
+from tangents.losses import SQUARED, OutputLoss, require_targets
 
 Durations = Iterable[Float[Tensor, " b"]]
 
@@ -48,6 +50,8 @@ class TangentModel:
         cls, module: nn.Module, params0: Params, x: Tensor, alpha: Tensor, anchor: Params
     ) -> "TangentModel":
         """The model at an anchor. A network that is not finite there has the spectrum of zeros."""
+        stacks(module, params0=params0, anchor=anchor)
+        checks.examples(x=x)
         J, output = jacobian(module, anchor, x), predictor(module, params0, alpha)(anchor, x)
         kernel = J.gram().double()
         kernel[~kernel.flatten(1).isfinite().all(-1)] = 0
@@ -60,12 +64,16 @@ class TangentModel:
 
     def train(self, y: Float[Tensor, "n c"], gain: Gain) -> Float[Tensor, "b n c"]:
         """The coefficients c after training with this gain; NaN for one that is not finite."""
+        checks.reals(y=y)
+        checks.shaped("y", y, *self.output.shape[1:])
+        checks.finite(y=y)
         c = respond(self.spectrum, self.output - y, gain).to(self.output)
         lost = (self.largest == 0) | ~self.output.flatten(1).isfinite().all(-1)
         return torch.where(lost[:, None, None], torch.nan, c)
 
     def step(self, coefficients: Float[Tensor, "b n c"]) -> Params:
         """How the weights move: -J^T c / alpha."""
+        self._require_like_outputs(coefficients)
         return self.jacobian.vjp(-coefficients / self.alpha.view(-1, 1, 1))
 
     def outputs(self, coefficients: Float[Tensor, "b n c"]) -> Float[Tensor, "b n c"]:
@@ -73,9 +81,14 @@ class TangentModel:
 
         By products with the spectrum, which loses nothing where c is large and F small.
         """
+        self._require_like_outputs(coefficients)
         modes = self.spectrum.values * self.spectrum.into(coefficients)
         moved = self.spectrum.out(modes, coefficients.shape[-1])
         return self.output - moved.to(self.output)
+
+    def _require_like_outputs(self, coefficients: Tensor) -> None:
+        checks.alike(coefficients=coefficients, outputs=self.output)
+        checks.shaped("coefficients", coefficients, *self.output.shape)
 
 
 @dataclass(frozen=True)
@@ -105,10 +118,14 @@ def predictor(
     module: nn.Module, params0: Params, alpha: Float[Tensor, " b"]
 ) -> Callable[[Params, Tensor], Float[Tensor, "b m c"]]:
     """F(w, x) = alpha (f(w, x) - f(w0, x)) for a stack."""
+    _require_each(stacks(module, params0=params0), alpha=alpha)
     scale = alpha.view(-1, 1, 1)
 
     def F(params: Params, x: Tensor) -> Tensor:
-        f, f0 = (outputs(module, w, x) for w in (params, params0))
+        together(module, params0=params0, params=params)
+        with taken(x):
+            f, f0 = (outputs(module, w, x) for w in (params, params0))
+        require(f.dim() == 3, f"outputs must be (b, m, c), got {tuple(f.shape)}")
         return scale * (f - f0)
 
     return F
@@ -122,11 +139,15 @@ def slopes(
     J(x) dw by forward mode, block by block: no kernel between x and the training inputs is formed.
     The tangent model gives F(anchor, x) + alpha times this.
     """
+    stacks(module, anchor=anchor, step=step)
+    checks.kind("x", x)
+    checks.sizes(block=block)
 
     def slope(part: Tensor) -> Tensor:
         return jvp(lambda w: outputs(module, w, part), (anchor,), (step,))[1]
 
-    return torch.cat([slope(part) for part in x.split(block)], 1)
+    with taken(x):
+        return torch.cat([slope(part) for part in x.split(block)], 1)
 
 
 def relinearise(
@@ -154,16 +175,19 @@ def relinearise(
     A network whose outputs are no longer finite stays in the stack with NaN. Raises ValueError for
     unusable input. Source: Goldwaser & Ge (2023).
     """
-    b = stacked(module, params0)
-    require(alpha.shape == (b,), f"alpha must hold a number for each of {b} networks")
-    require(bool(((alpha > 0) & alpha.isfinite()).all()), "alpha must be positive and finite")
-    require(y.dim() == 2 and len(y) == len(x) > 0, f"y must be (n, c) for the {len(x)} examples")
-    require(rate is None or rate.shape == (b,), f"rate must hold a number for each of {b} networks")
-    require(0 < margin <= 1, f"margin must lie in (0, 1], got {margin}")
+    b = stacks(module, params0=params0)
+    _require_each(b, alpha=alpha)
+    _require_steps(b, rate, margin)
+    checks.examples(x=x)
+    checks.kind("loss", loss, OutputLoss)
     closed = loss is SQUARED and batches is None
     require(closed or gain is None, "a gain is one of the squared loss on all examples")
+    checks.reals(y=y)
+    require(y.dim() == 2 and len(y) == len(x), f"y must be (n, c) for the {len(x)} examples")
+    require_targets(loss, y)
 
     def train(model: TangentModel, duration: Tensor) -> tuple[Tensor, Tensor]:
+        checks.shaped("y", y, *model.output.shape[1:])
         if gain is not None:
             return torch.zeros_like(duration), model.train(y, gain(duration.double()))
         if not closed:
@@ -177,7 +201,7 @@ def relinearise(
 def _rounds(module, params0, x, alpha, durations, train) -> Iterator[Round]:
     anchor, start = params0, torch.zeros_like(alpha)
     for index, duration in enumerate(durations):
-        require(bool((duration > 0).all()), "the duration of a round must be positive")
+        _require_each(len(alpha), True, duration=duration)
         model = TangentModel.at(module, params0, x, alpha, anchor)
         steps, c = train(model, duration)
         found = Round(index, model, start, duration, steps, c, model.step(c))
@@ -196,10 +220,26 @@ def stable_descent(
     Equal steps, the fewest that are no longer than `rate` and than the share `margin` of
     2 / lambda_max, beyond which descent diverges.
     """
+    b = len(model.alpha)
+    _require_each(b, True, duration=duration)
+    _require_steps(b, rate, margin)
     longest = _longest(model, duration, rate, margin, SQUARED)
     steps = (duration / longest).ceil()
     each = torch.where(steps.isinf(), longest, duration / steps)
     return steps, descent(each.double(), steps.double())
+
+
+def _require_each(b: int, endless: bool = False, **given: Tensor) -> None:
+    checks.positive(endless, **given)
+    for name, v in given.items():
+        require(len(v) == b, f"{name} must hold a number for each of {b} networks, got {len(v)}")
+
+
+def _require_steps(b: int, rate: Tensor | None, margin: float) -> None:
+    if rate is not None:
+        _require_each(b, True, rate=rate)
+    checks.number("margin", margin)
+    require(0 < margin <= 1, f"margin must lie in (0, 1], got {margin}")
 
 
 def _longest(model, duration, rate, margin, loss) -> Float[Tensor, " b"]:
@@ -217,12 +257,19 @@ def _stepwise(model, y, duration, rate, margin, loss, batches) -> tuple[Tensor, 
     needed = (duration / _longest(model, duration, rate, margin, loss))[alive]
     count, share = int(needed.max().ceil()), 1.0
     if batches is not None:
-        rows = next(batches)
-        batches, share = chain([rows], batches), len(rows) / len(y)
+        rows = next(batches, ())
+        batches, share = _of_size(len(rows), chain([rows], batches)), len(rows) / len(y)
     each = (duration / (count * share)).view(-1, 1, 1).double()
     kernel, f = model.jacobian.gram().double(), model.output.double()
     states = descend_outputs(kernel, f, y.to(f).expand_as(f), loss, each, batches)
-    c, _ = next(islice(states, count, None))
+    c, _ = next(islice(states, count, None), (None, None))
+    require(c is not None, f"the batches end before the {count} steps of a round")
     lost = ~(alive & model.output.flatten(1).isfinite().all(-1))
     c = torch.where(lost.view(-1, 1, 1), torch.nan, c).to(model.output)
     return torch.full_like(duration, count), c
+
+
+def _of_size(size: int, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    for rows in batches:
+        require(len(rows) == size, f"batches must be of equal size, got {size} and {len(rows)}")
+        yield rows

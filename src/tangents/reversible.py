@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.func import jvp
 
-from tangents.functional import Params, call, require
+from tangents import checks
+from tangents.functional import Params, call, require, stacked
+from tangents.inputs import taken
 from tangents.models import Unscaled, activation_named
 
 Solver = Callable[[Float[Tensor, "*s n h"], Float[Tensor, "*s n m"]], Float[Tensor, "*s h m"]]
@@ -60,10 +62,10 @@ class RevMLP(nn.Module):
         first: str = "",
     ):
         super().__init__()
-        require(d >= 2 and d % 2 == 0, f"RevMLP: d must be even, for two halves, got {d}")
-        require(min(width, blocks, c) >= 1, "RevMLP: width, blocks and c must be at least 1")
+        checks.sizes(d=d, width=width, blocks=blocks, c=c)
+        require(d % 2 == 0, f"RevMLP: d must be even, for two halves, got {d}")
         require(c <= d, f"RevMLP: c = {c} outputs are more than the d = {d} numbers that they read")
-        generator = Generator().manual_seed(seed)
+        generator = checks.seeded(seed)
         kinds = [first or activation] + [activation] * (blocks - 1)
         self.blocks = nn.ModuleList(
             nn.ModuleList(Half(d // 2, width, kind, generator) for _ in range(2)) for kind in kinds
@@ -73,6 +75,8 @@ class RevMLP(nn.Module):
 
     def inverse(self, x1: Tensor, x2: Tensor) -> Tensor:
         """The input (*s, n, d) whose last halves these are."""
+        checks.tensors(x1=x1, x2=x2)
+        checks.shaped("x2", x2, *x1.shape)
         for first, second in reversed(self.blocks):
             x2 = x2 - second(x1)
             x1 = x1 - first(x2)
@@ -90,7 +94,8 @@ class RevMLP(nn.Module):
 
     def initial(self, seed: int, std: float = 1e-3, dtype=torch.float64, device="cpu") -> Params:
         """Weights N(0, std^2), biases zero: drawn on the CPU in float64, equal on every device."""
-        generator = Generator().manual_seed(seed)
+        checks.number("std", std)
+        generator = checks.seeded(seed)
         found = {}
         for name, p in self.named_parameters():
             value = torch.zeros(p.shape, dtype=torch.float64)
@@ -114,9 +119,10 @@ def cholesky(features: Float[Tensor, "*s n h"], target: Float[Tensor, "*s n m"])
 def damped(damping: float) -> Solver:
     """The weights of ridge regression; the ridge is `damping` times the mean diagonal of the
     features' kernel. ValueError for a kernel that is singular to rounding."""
-    require(damping >= 0, f"damping must be >= 0, got {damping}")
+    checks.number("damping", damping)
 
     def solve(features: Tensor, target: Tensor) -> Tensor:
+        _require_regression(features, target)
         kernel = features @ features.mT
         diagonal = kernel.diagonal(dim1=-2, dim2=-1)
         diagonal += damping * diagonal.mean(-1, keepdim=True)
@@ -134,8 +140,11 @@ def damped(damping: float) -> Solver:
 def truncated(rtol: float = 1e-2, atol: float = 1e-5) -> Solver:
     """The weights of minimum norm on the singular directions of the features above `rtol` of the
     largest singular value, and above `atol`: as in the paper's public code."""
+    checks.number("rtol", rtol)
+    checks.number("atol", atol)
 
     def solve(features: Tensor, target: Tensor) -> Tensor:
+        _require_regression(features, target)
         values, vectors = torch.linalg.eigh(features @ features.mT)
         size = values.clamp(min=0).sqrt()
         kept = size > torch.clamp(rtol * size.amax(-1, keepdim=True), min=atol)
@@ -143,6 +152,14 @@ def truncated(rtol: float = 1e-2, atol: float = 1e-5) -> Solver:
         return features.mT @ (vectors @ (inverse * (vectors.mT @ target)))
 
     return solve
+
+
+def _require_regression(features: Tensor, target: Tensor) -> None:
+    checks.tensors(features=features, target=target)
+    fits = features.dim() == target.dim() >= 2 and features.shape[:-1] == target.shape[:-1]
+    require(fits, f"features must be (*s, n, h) and targets (*s, n, m), got {tuple(features.shape)}"
+            f" and {tuple(target.shape)}")  # fmt: skip
+    checks.finite(features=features, target=target)
 
 
 def right_inverse(
@@ -166,11 +183,16 @@ def right_inverse(
     shares that do not fit. Source: Buffelli et al. (2024), theorem 4.2 and its public code, which
     holds a version without the correction too.
     """
+    checks.kind("net", net, RevMLP)
+    stacked(net, params)
+    checks.alike(x=x, eps=eps, weights=next(iter(params.values())))
     blocks = len(net.blocks)
     shares = [1 / blocks] * blocks if shares is None else list(shares)
     fits = len(shares) == blocks and math.isclose(sum(shares), 1)
     require(fits, f"shares must be {blocks} numbers with sum 1, got {shares}")
-    y1, y2 = call(net, params, x, states=True)[-1]
+    with taken(x):
+        y1, y2 = call(net, params, x, states=True)[-1]
+    checks.shaped("eps", eps, *y1.shape[:-1], net.readout.shape[1])
     t1, t2 = (-eps @ net.readout.to(eps).mT).chunk(2, -1)
     change = {}
     for place in reversed(range(blocks)):

@@ -57,7 +57,7 @@ from tangents._ntk.layers import (
 )
 from tangents.factored import Jacobian, stack_jacobians
 from tangents.functional import Params, require, select, stack
-from tangents.inputs import Inputs, count, each, joined, kind, some, tensors
+from tangents.inputs import Inputs, count, each, joined, kind, some, taken, tensors
 
 PROBED = 3  # examples on which a way is verified
 LONG = 4096  # entries of a row that fill the cache by themselves
@@ -122,7 +122,7 @@ class Route(NamedTuple):
         if key in routes:
             return routes[key]
         few = some(joined([some(x, slice(PROBED))] * PROBED), slice(PROBED))
-        with without_chance(first.device), buffers_aside(module), _exact():
+        with taken(x), without_chance(first.device), buffers_aside(module), _exact():
             one = _finite_network(module, params, few) if b else params
             route = _verified(module, *_shaken(module, one, few), barred)
             if b:
