@@ -490,8 +490,9 @@ def parse(argv: list[str]) -> Namespace:
     named = argv[:1] in WITH_FIELDS and len(argv) > 1 and not argv[1].startswith("-")
     parser, parsers = build_parser(studies.find(argv[1]) if named else None)
     args, extra = parser.parse_known_args(argv)
-    if any(word.startswith("--") for pair in getattr(args, "only", ()) for word in pair):
-        raise ConfigError("argument --only: expected 2 arguments")  # Python 3.13 takes options too
+    for name in ("only", "parameter"):  # Python 3.13 takes options for their arguments too
+        if any(word.startswith("--") for pair in getattr(args, name, ()) for word in pair):
+            raise ConfigError(f"argument --{name}: expected 2 arguments")
     if not extra:
         return args
     option = extra[0].partition("=")[0]
