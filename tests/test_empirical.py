@@ -327,7 +327,7 @@ def test_nothing_is_left_behind():
 
 def test_hooks_go_when_the_network_fails():
     module = models.MLP(3, 4, 1)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="the module does not take inputs \\(2, 5\\)"):
         ntk(module, models.initialise(module, 0), normal(2, 5))
     assert not any(layer._forward_hooks for layer in module.modules())
 

@@ -23,6 +23,7 @@ from tangents.functional import Params, hooked, require, select, within
 from tangents.inputs import Inputs, count, each, some
 
 SAMPLED = 4  # examples of each batch whose gradients are compared
+LEAST = 0.1  # of the largest gradient: smaller ones are compared with that, for they may cancel
 COUPLED = "the output of one example depends on the others in its batch"
 TF32 = 2.0**-10  # rounding of a GPU's fast products of single precision
 
@@ -52,7 +53,8 @@ class Batch:
         groups = _groups(len(value), size, value.device, route.apart)
         self.truths: list[tuple[Tensor, Truth]] = []
         every = [*self._compared(groups, layers), *self._alone(groups[0], layers, size)]
-        self.largest, floor = self.truths[0][1].sizes()
+        largest, floor = self.truths[0][1].sizes()
+        self.least = LEAST * largest
         order, values, marks = zip(*every, strict=True)
         order, f = torch.cat(order), torch.cat(values).to(value.dtype)
         self.finite = bool(f.isfinite().all())
@@ -114,7 +116,7 @@ class Batch:
         i, truth = self.truths[0]
         if self.finite and factors:
             part = self._part(k, factors, i)
-            right = truth.agreeing(part.value, part.factors, self.unit, self.largest, k)
+            right = truth.agreeing(part.value, part.factors, self.unit, self.least, k)
             wrong = {v for f in factors for v in (f.weight, f.bias) if v} - right
             if wrong:
                 raise Misled(name.rpartition(".")[0] for name in wrong)
@@ -127,7 +129,7 @@ class Batch:
             wrong: set[str] = set()
             for i, truth in self.truths if self.finite else ():
                 part = self._part(slice(None), found, i)
-                right = truth.agreeing(part.value, part.factors, self.unit, self.largest)
+                right = truth.agreeing(part.value, part.factors, self.unit, self.least)
                 wrong |= set(self.rest) - right
             if not wrong:
                 return found
