@@ -23,7 +23,7 @@ from tangents.functional import Params, hooked, require, select, within
 from tangents.inputs import Inputs, count, each, some
 
 SAMPLED = 4  # examples of each batch whose gradients are compared
-LEAST = 0.1  # of the largest gradient: smaller ones are compared with that, for they may cancel
+LEAST = 0.25  # of the largest gradient: smaller ones are compared with that, for they may cancel
 COUPLED = "the output of one example depends on the others in its batch"
 TF32 = 2.0**-10  # rounding of a GPU's fast products of single precision
 
