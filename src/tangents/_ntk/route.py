@@ -21,8 +21,9 @@ buffers. A structured layer that fails takes the general route from then on, and
 call begins anew; all else is refused. That costs one pass forward, and one back where rows come
 example by example (`benchmarks/checks.py`).
 
-*What escapes.* Differences below half the digits (in bfloat16 9 %; and rounding that a network
-blows up to more than that is refused as coupling). Of a stack, networks but the first finite one.
+*What escapes.* Differences below half the digits of the largest entry, of a gradient smaller than a
+quarter of the largest one: of that quarter (in bfloat16 9 %; and rounding that a network blows up
+to more than that is refused as coupling). Of a stack, networks but the first finite one.
 Inputs of integers that are all equal. A module that changes what it does from call to call of one
 batch without any of the above. Python's own random numbers, if no output changes in the passes that
 are compared. A gradient that its author made differ from the derivative (a straight-through
