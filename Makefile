@@ -56,8 +56,8 @@ links: install
 	$(BIN)/jupyter-book build . --builder linkcheck -q
 
 test: data
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 	    --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS)
 
 notebooks: data
