@@ -236,7 +236,7 @@ class Truth:
 
     def sizes(self) -> tuple[float, float]:
         """Of the largest gradient, and of what outputs are sums of, for these may cancel."""
-        sizes = [(v.abs().max().double(), self.params[k].abs().max().double())
+        sizes = [(_largest(v), _largest(self.params[k]))
                  for k, v in self.gradient().items() if v.numel()]  # fmt: skip
         slopes, weights = (torch.stack(v) for v in zip(*sizes, strict=True)) if sizes else [
             torch.zeros(1)] * 2  # fmt: skip
@@ -276,6 +276,10 @@ def _direction(v: Tensor) -> Tensor | None:
         return None
     generator = Generator(v.device).manual_seed(v.numel())
     return torch.randn(v[0].numel(), 2, generator=generator, dtype=v.dtype, device=v.device)
+
+
+def _largest(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v, torch.inf).double()
 
 
 def near(got: Tensor, want: Tensor, unit: float, size: float = 0.0) -> bool:
