@@ -70,29 +70,30 @@ class Batch:
         """Examples, outputs and marks in groups, as far as they are needed. Into `truths` goes what
         automatic differentiation says: of the first group, and of all for the other parameters."""
         for i in groups:
-            xi, few, first = some(self.x, i), len(i), i is groups[0]
+            first, few = i is groups[0], len(i)
             if first or self.rest:
-                names = None if first else self.rest
+                xi, names = some(self.x, i), None if first else self.rest
                 with marked(layers, few, 0) as found:
                     truth = in_part(self.module, self.x, few, Truth, self.params, xi, names)
                 self.truths.append((i, truth))
                 yield i, truth.value, found
             elif not self.route.apart:
-                with torch.no_grad(), marked(layers, few, 0) as found:
-                    f = in_part(self.module, self.x, few, evaluate, self.params, xi)
-                yield i, f, found
+                yield self._seen(i, layers)
 
     def _alone(self, few: Tensor, layers: dict, size: int) -> Iterator[tuple]:
         """The same of each example alone: of all by `vmap`, or of a few."""
-        with torch.no_grad():
-            if self.route.apart:
+        if self.route.apart:
+            with torch.no_grad():
                 f, found = alone(self.module, self.params, self.x, layers, size)
-                yield torch.arange(len(f), device=f.device), f, found
-                return
-            for j in few.split(1):
-                with marked(layers, 1, 0) as found:
-                    f = in_part(self.module, self.x, 1, evaluate, self.params, some(self.x, j))
-                yield j, f, found
+            yield torch.arange(len(f), device=f.device), f, found
+        else:
+            yield from (self._seen(j, layers) for j in few.split(1))
+
+    def _seen(self, i: Tensor, layers: dict) -> tuple[Tensor, Tensor, Marks]:
+        """Some examples, their outputs and marks."""
+        with torch.no_grad(), marked(layers, len(i), 0) as found:
+            f = in_part(self.module, self.x, len(i), evaluate, self.params, some(self.x, i))
+        return i, f, found
 
     def _alike(self, first: list, second: list, order: Tensor) -> bool:
         if len(first) != len(second) or any(v is None for v in (*first, *second)):
